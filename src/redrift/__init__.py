@@ -1,0 +1,54 @@
+"""redrift: change the drift; know the cost.
+
+A `Process` says what noise does to data, a `Denoiser` predicts on it, a `Plan` steps it, and
+`sample` walks the plan.
+"""
+
+from redrift import denoise, process, solvers
+from redrift._core.errors import NumericalError
+from redrift.denoise import Denoiser, Guided, load, save
+from redrift.process import (
+    EDM,
+    VE,
+    VP,
+    Brownian,
+    Flow,
+    OrnsteinUhlenbeck,
+    SubVP,
+    TableProcess,
+    timegrid,
+)
+from redrift.pretrained import pretrained
+from redrift.sampling import sample
+from redrift.solvers import Plan, ddim, ddpm, deis, dpmpp, plan_for, res
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "EDM",
+    "VE",
+    "VP",
+    "Brownian",
+    "Denoiser",
+    "Flow",
+    "Guided",
+    "NumericalError",
+    "OrnsteinUhlenbeck",
+    "Plan",
+    "SubVP",
+    "TableProcess",
+    "ddim",
+    "ddpm",
+    "deis",
+    "denoise",
+    "dpmpp",
+    "load",
+    "plan_for",
+    "pretrained",
+    "process",
+    "res",
+    "sample",
+    "save",
+    "solvers",
+    "timegrid",
+]

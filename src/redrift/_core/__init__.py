@@ -1,0 +1,1 @@
+"""Private foundations: linear algebra on small tables, quadrature, random numbers, errors."""

@@ -1,0 +1,5 @@
+"""The `redrift` command."""
+
+from redrift.cli.app import main
+
+__all__ = ["main"]

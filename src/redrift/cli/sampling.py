@@ -1,0 +1,102 @@
+"""The `sample` command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from redrift._core.errors import whole
+from redrift._core.files import write_atomically
+from redrift.cli.pictures import grid, save_picture
+from redrift.cli.report import Report
+from redrift.denoise import Denoiser, Guided, load
+from redrift.pretrained import names, pretrained
+from redrift.sampling import sample
+from redrift.solvers import plan_for, res
+
+
+def open_model(name: str) -> Denoiser:
+    """Open a shipped model by name, or a file of `save`.
+
+    Raises:
+        ValueError: if it is neither; the shipped names are listed.
+    """
+    if Path(name).suffix or "/" in name:
+        return load(name)
+    if name not in names() and Path(name).is_file():
+        return load(name)
+    return pretrained(name)
+
+
+def defects(x: Tensor, reference: Tensor) -> Tensor:
+    """Return the root mean square difference of each sample."""
+    return (x.double() - reference.double()).flatten(1).pow(2).mean(1).sqrt()
+
+
+def condition(model: Denoiser, n: int, label: int | None) -> dict[str, Tensor]:
+    """Return the labels of n samples: one class, or the null label.
+
+    Raises:
+        ValueError: if the model has no classes, or not that one.
+    """
+    classes = model.card.get("classes")
+    if not classes:
+        if label is not None:
+            raise ValueError("this model has no classes; leave --label out.")
+        return {}
+    if label is not None:
+        whole("label", label, least=0, most=classes - 1)
+    return {"label": torch.full((n,), classes if label is None else label)}
+
+
+def run(
+    report: Report,
+    name: str,
+    *,
+    steps: int,
+    solver: str,
+    order: int | None,
+    spacing: str | None,
+    n: int,
+    label: int | None,
+    guidance: float,
+    batch_size: int | None,
+    reference: int | None,
+    out: Path | None,
+    save: Path | None,
+) -> None:
+    """Sample a model and write what was asked for."""
+    whole("n", n)
+    model = open_model(name)
+    model.to(report.device)
+    cond = {key: value.to(report.device) for key, value in condition(model, n, label).items()}
+    if guidance != 1:
+        if label is None:
+            raise ValueError("guidance sharpens a class: give --label too.")
+        model = Guided(model, guidance, null={"label": model.card["classes"]})
+    plan = plan_for(model.process, steps, solver=solver, order=order, spacing=spacing)
+    report.print(str(plan))
+    shape = (n, *model.card["shape"])
+    options = {"shape": shape, "cond": cond, "batch_size": batch_size}
+    show = report.console.is_terminal
+    x = sample(model, plan, progress=show, generator=report.generators(n), **options)
+    figures: dict[str, object] = {"model": name, "plan": str(plan), "evaluations": plan.evaluations}
+    if reference is not None:
+        if plan.stochastic:
+            raise ValueError("a stochastic plan has no reference from the same noise.")
+        fine = res(model.process, plan_for(model.process, whole("reference", reference)).times)
+        exact = sample(model, fine, progress=show, generator=report.generators(n), **options)
+        defect = float(defects(x, exact).median())
+        report.print(f"defect {defect:.4f} (median distance to {fine.evaluations} evaluations)")
+        figures["defect"] = defect
+    if out is not None:
+        save_picture(grid(x), out)
+        report.print(f"wrote {out}")
+    if save is not None:
+        data = {"samples": x.cpu().contiguous()}
+        write_atomically(save, lambda target: save_file(data, target))
+        report.print(f"wrote {save}")
+    report.finish(**figures)

@@ -1,0 +1,104 @@
+"""Models as safetensors files: weights, architecture, process, prediction and card in one file.
+
+Nothing is pickled. Weights may be stored in half precision and are widened when loaded. The card
+says what the model was trained on and holds what a user needs to sample it: the data's `shape`, its
+`range`, and the number of `classes`, whose value is also the null label.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from redrift._core.errors import choose
+from redrift._core.files import write_atomically
+from redrift.denoise.denoiser import Denoiser
+from redrift.nn import MLP, UNet
+from redrift.process import from_dict, to_dict
+
+ARCHITECTURES: dict[str, Any] = {"UNet": UNet, "MLP": MLP}
+_FORMAT = "redrift-model-1"
+
+
+def save(
+    model: Denoiser,
+    path: str | os.PathLike[str],
+    *,
+    card: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a denoiser to a safetensors file, whole or not at all.
+
+    Args:
+        model: whose network is one of redrift.nn's (UNet, MLP).
+        path: of the file; its folder must exist.
+        card: JSON-able facts about the model, replacing model.card.
+        dtype: of the stored weights, such as torch.float16; None keeps them.
+
+    Raises:
+        ValueError: if the network, its time or the process is the user's own.
+        OSError: if the path cannot be written.
+    """
+    kind = type(model.net).__name__
+    if ARCHITECTURES.get(kind) is not type(model.net) or model.time is not None:
+        raise ValueError(
+            f"only the networks {', '.join(ARCHITECTURES)} on process time can be saved, got {kind}"
+            f"{' with a time of its own' if model.time is not None else ''}."
+        )
+    assert isinstance(model.net, torch.nn.Module)
+    weights = {
+        name: value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
+        for name, value in model.net.state_dict().items()
+    }
+    metadata = {
+        "format": _FORMAT,
+        "architecture": json.dumps({"kind": kind, **model.net.config}),  # pyright: ignore
+        "process": json.dumps(to_dict(model.process)),
+        "predicts": model.predicts,
+        "card": json.dumps(dict(model.card if card is None else card)),
+    }
+    write_atomically(path, lambda target: save_file(weights, target, metadata))
+
+
+def load(path: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32) -> Denoiser:
+    """Read a denoiser from a file of `save`.
+
+    Args:
+        path: of the file.
+        dtype: the network computes in.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is truncated, no model of this format, or its weights do not fit its
+            architecture.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no model file {path}.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name).to(dtype) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read, it may be truncated: {error}.") from error
+    if metadata.get("format") != _FORMAT:
+        raise ValueError(
+            f"{path} is not a model saved by redrift (format {metadata.get('format')!r})."
+        )
+    try:
+        config = json.loads(metadata["architecture"])
+        net = ARCHITECTURES[choose("architecture", config.pop("kind"), ARCHITECTURES)](**config)
+        net.load_state_dict(weights)
+        process = from_dict(json.loads(metadata["process"]))
+    except (KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"{path} does not fit its own architecture: {reason}.") from error
+    model = Denoiser(net.to(dtype).eval(), process, metadata["predicts"])
+    model.card = json.loads(metadata["card"])
+    return model

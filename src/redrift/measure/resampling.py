@@ -1,0 +1,134 @@
+r"""Resampling: ancestors drawn so that particle i has n W_i offspring on average.
+
+All four schemes are unbiased, E[offspring_i] = n W_i with W the normalised weights, and differ in
+the spread around it. They place n points u in [0, 1) on the cumulated weights: multinomial draws
+them freely, stratified one in each n-th of the interval, systematic all with one common offset;
+residual first gives floor(n W_i) offspring and draws only the rest freely.
+
+Paper: Douc, Cappe and Moulines (2005), Comparison of resampling schemes for particle filtering;
+Gerber, Chopin and Whiteley (2019), Negative association, ordering and convergence of resampling
+methods, arXiv:1707.01845.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from redrift._core.errors import choose, whole
+from redrift._core.rng import Generators, normal
+
+
+def systematic(log_w: Tensor, n: int, generator: Generators = None) -> Tensor:
+    """Draw n ancestors on one randomly shifted comb: each has floor or ceil of n W_i offspring.
+
+    Args:
+        log_w: log-weights (..., N), unnormalised, -inf allowed.
+        n: offspring in all.
+        generator: one, one per row of the leading axes, or None.
+
+    Returns:
+        Indices (..., n) into the last axis, ascending.
+
+    Raises:
+        ValueError: if a row has no weight at all, or NaN, or +inf.
+    """
+    rows, w = _rows(log_w, n)
+    points = (torch.arange(n, device=w.device) + _uniform(len(w), 1, w, generator)) / n
+    return _invert(w, points).reshape(*rows, n)
+
+
+def stratified(log_w: Tensor, n: int, generator: Generators = None) -> Tensor:
+    """Draw n ancestors, one in each n-th of the cumulated weight; arguments as `systematic`."""
+    rows, w = _rows(log_w, n)
+    points = (torch.arange(n, device=w.device) + _uniform(len(w), n, w, generator)) / n
+    return _invert(w, points).reshape(*rows, n)
+
+
+def multinomial(log_w: Tensor, n: int, generator: Generators = None) -> Tensor:
+    """Draw n independent ancestors; arguments as `systematic`, and ascending as there."""
+    rows, w = _rows(log_w, n)
+    points = _uniform(len(w), n, w, generator).sort(-1).values
+    return _invert(w, points).reshape(*rows, n)
+
+
+def residual(log_w: Tensor, n: int, generator: Generators = None) -> Tensor:
+    """Give each particle floor(n W_i) offspring and draw the rest freely, by the remainders.
+
+    Arguments as `systematic`; the free ones follow the fixed ones, so not ascending.
+    """
+    rows, w = _rows(log_w, n)
+    # A product that rounding left just below a whole number is that number.
+    counts = (n * w + 1e-9).floor()
+    remainder = (n * w - counts).clamp(min=0)
+    fixed = counts.cumsum(-1)
+    slots = torch.arange(n, dtype=w.dtype, device=w.device).expand(len(w), n).contiguous()
+    given = torch.searchsorted(fixed, slots, right=True)
+    none_left = remainder.sum(-1, keepdim=True) == 0
+    drawn = _invert(torch.where(none_left, w, remainder), _uniform(len(w), n, w, generator))
+    return torch.where(slots < fixed[:, -1:], given, drawn).reshape(*rows, n)
+
+
+SCHEMES: dict[str, Callable[[Tensor, int, Generators], Tensor]] = {
+    "systematic": systematic,
+    "stratified": stratified,
+    "multinomial": multinomial,
+    "residual": residual,
+}
+
+
+def resample(
+    log_w: Tensor, n: int, method: str = "systematic", generator: Generators = None
+) -> Tensor:
+    """Draw n ancestors (..., n) by the named scheme: a key of `SCHEMES`."""
+    return SCHEMES[choose("method", method, SCHEMES)](log_w, n, generator)
+
+
+def require_weight(log_w: Tensor) -> None:
+    """Refuse weights (..., N) that cannot be normalised.
+
+    Raises:
+        ValueError: if a row holds NaN or +inf, or nothing but -inf.
+    """
+    if log_w.ndim == 0 or log_w.shape[-1] == 0:
+        raise ValueError(
+            f"log_w has shape {tuple(log_w.shape)}, expected (..., N) with N >= 1: one log-weight "
+            "per particle on the last axis."
+        )
+    top = log_w.amax(-1)
+    if top.isnan().any() or (top == torch.inf).any():
+        raise ValueError(
+            "log_w holds NaN or +inf: a density returned it, or a state is not finite. Look for "
+            "it where log_w is made; the log of a weight 0 is -inf, which is welcome here."
+        )
+    empty = top == -torch.inf
+    if empty.any():
+        raise ValueError(
+            f"all log-weights are -inf in {int(empty.sum())} of {empty.numel()} sets: no particle "
+            "has any weight, so nothing can be normalised or resampled. Use more particles, a "
+            "proposal that reaches the support of the target, or a log-density that falls off "
+            "instead of dropping to -inf."
+        )
+
+
+def _rows(log_w: Tensor, n: int) -> tuple[torch.Size, Tensor]:
+    """Return the leading axes and normalised weights (rows, N) in float64."""
+    whole("n", n)
+    require_weight(log_w)
+    flat = log_w.detach().reshape(-1, log_w.shape[-1])
+    return log_w.shape[:-1], flat.double().softmax(-1)
+
+
+def _uniform(rows: int, n: int, like: Tensor, generator: Generators) -> Tensor:
+    draws = normal((rows, n), generator, dtype=like.dtype, device=like.device)
+    return torch.special.ndtr(draws)
+
+
+def _invert(w: Tensor, points: Tensor) -> Tensor:
+    """Return the first index whose cumulated weight exceeds each point: never one of weight 0."""
+    cumulated = w.cumsum(-1)
+    cumulated = cumulated / cumulated[:, -1:]
+    below_one = torch.nextafter(torch.ones((), dtype=w.dtype), torch.zeros((), dtype=w.dtype))
+    return torch.searchsorted(cumulated, points.clamp(max=below_one.item()), right=True)

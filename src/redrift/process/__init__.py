@@ -1,0 +1,31 @@
+"""Laws of linear SDEs: what noise does to data, and how the state is written (L1)."""
+
+from redrift.process.base import Level, Process
+from redrift.process.convert import PREDICTIONS, convert
+from redrift.process.grids import SPACINGS, timegrid
+from redrift.process.others import EDM, VE, Brownian, Flow, OrnsteinUhlenbeck
+from redrift.process.scalar import ScalarProcess
+from redrift.process.store import PROCESSES, from_dict, to_dict
+from redrift.process.table import TableProcess
+from redrift.process.vp import VP, SubVP
+
+__all__ = [
+    "EDM",
+    "PREDICTIONS",
+    "PROCESSES",
+    "SPACINGS",
+    "VE",
+    "VP",
+    "Brownian",
+    "Flow",
+    "Level",
+    "OrnsteinUhlenbeck",
+    "Process",
+    "ScalarProcess",
+    "SubVP",
+    "TableProcess",
+    "convert",
+    "from_dict",
+    "timegrid",
+    "to_dict",
+]

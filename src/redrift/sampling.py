@@ -1,0 +1,273 @@
+r"""Loop 1: walk a plan's rows with a model, and let a policy act on every step's law.
+
+The loop owns four things and nothing else: the first noise, the generators, the policy's answers
+and the check that the state stays finite. What is asked of the network, and when, is the plan's;
+what it answers is the model's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from redrift._core.errors import NumericalError, whole
+from redrift._core.linalg import apply
+from redrift._core.rng import Generators, normal, split
+from redrift.denoise import Denoiser, Shared
+from redrift.process import Process
+from redrift.solvers import Ask, Law, Move, Plan, Row, walk
+
+Callback = Callable[[int, float, Tensor], None]
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """What is done with a stochastic step's law.
+
+    Attributes:
+        width: state rows per sample, sample-major.
+        coupled: whether rows of different samples influence each other; such a run is never split.
+    """
+
+    width: int
+    coupled: bool
+
+    def begin(self) -> AbstractContextManager[Policy]:
+        """Give a policy with fresh per-run state."""
+        ...
+
+    def __call__(
+        self, law: Law, model: Denoiser, wants: str, *, generator: Generators
+    ) -> Move:
+        """Choose the next state.
+
+        Args:
+            law: the step's law.
+            model: the begun model; asking it costs evaluations, and an index by `ancestors` is
+                applied to it by the loop.
+            wants: reading of the plan's predictions.
+            generator: one, one per sample, or None.
+        """
+        ...
+
+    def finish(self, x: Tensor) -> Tensor:
+        """Reduce the final (samples * width) rows to one per sample."""
+        ...
+
+
+class Draw:
+    """The default policy: draw from the law."""
+
+    width = 1
+    coupled = False
+
+    @contextmanager
+    def begin(self) -> Generator[Draw, None, None]:
+        """Give itself: it has no state."""
+        yield self
+
+    def __call__(
+        self, law: Law, model: Denoiser, wants: str, *, generator: Generators
+    ) -> Move:
+        """Draw the next state."""
+        return Move(draw(law, model.process, generator))
+
+    def finish(self, x: Tensor) -> Tensor:
+        """Return x."""
+        return x
+
+
+def draw(law: Law, process: Process, generator: Generators = None) -> Tensor:
+    """Draw one state per row from a step's law."""
+    noise = normal(law.mean.shape, generator, dtype=law.mean.dtype, device=law.mean.device)
+    return law.mean + apply(law.scale, noise, process.modes)
+
+
+@torch.no_grad()
+def sample(
+    model: Denoiser,
+    plan: Plan,
+    *,
+    shape: Sequence[int] | None = None,
+    x: Tensor | None = None,
+    cond: Mapping[str, Any] | None = None,
+    policy: Policy | None = None,
+    progress: bool = False,
+    callback: Callback | None = None,
+    batch_size: int | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    return_state: bool = False,
+    generator: Generators = None,
+) -> Tensor:
+    """Sample a model along a plan.
+
+    Args:
+        model: a denoiser of the plan's process.
+        plan: the solver; see `deis`, `res`, `plan_for`.
+        shape: (B, *data shape); the first state is then drawn from N(0, cov(times[0])). One of
+            `shape` and `x` is needed.
+        x: first state at plan.times[0] in the network's basis, (B, *shape), or (B, k, *shape) for
+            k > 1.
+        cond: conditions of the network. A tensor with a leading B is split and gathered with the
+            samples; everything else is shared.
+        policy: what to do with a stochastic step's law; None draws from it.
+        progress: show a bar that counts evaluations.
+        callback: called after every row as callback(index, time, state).
+        batch_size: run at most that many samples at once.
+        dtype: of the state, float32 or wider; None is float32, or x's if wider.
+        device: of the state; None is x's, or the model's.
+        return_state: return the modal state where it has more than the data, as (B, k, *shape).
+        generator: one, a list with one per sample (the sample is then the same whatever the batch
+            split), or None for the global one.
+
+    Returns:
+        (B, *data shape) at level plan.times[-1].
+
+    Raises:
+        ValueError: if plan and model disagree on the process, the shape lacks a batch, or batch_size
+            would split a policy that couples samples.
+        NumericalError: if the state stops being finite; it carries the step and the time.
+
+    Cost: plan.evaluations network calls on the batch; order + 1 states of memory.
+
+    Example:
+        >>> from redrift.denoise import Gaussian
+        >>> from redrift.process import VP, timegrid
+        >>> from redrift.solvers import deis
+        >>> model = Gaussian(torch.zeros(2), 1.0, VP())
+        >>> sample(model, deis(VP(), timegrid(VP(), 10)), shape=(4, 2)).shape
+        torch.Size([4, 2])
+    """
+    if model.process != plan.process:
+        raise ValueError(
+            f"the model's process is {model.process} and the plan's is {plan.process}; build the "
+            "plan with model.process."
+        )
+    policy = Draw() if policy is None else policy
+    z = _first(model, plan, shape, x, dtype, device, generator)
+    if isinstance(generator, Sequence) and len(generator) != len(z):
+        raise ValueError(f"generator is a list of {len(generator)}, expected one per sample, {len(z)}.")
+    size = len(z) if batch_size is None else whole("batch_size", batch_size)
+    if size < len(z) and policy.coupled:
+        raise ValueError(
+            f"batch_size={size} would split {len(z)} samples that the policy couples; leave it out."
+        )
+    parts = []
+    calls = math.ceil(len(z) / size) * plan.evaluations if progress else None
+    with tqdm(total=calls, disable=not progress, unit="evaluation") as bar:
+        for first in range(0, len(z), size):
+            rows = slice(first, min(first + size, len(z)))
+            part = {
+                name: value[rows] if _splits(value, len(z)) else _keep(value)
+                for name, value in (cond or {}).items()
+            }
+            pick = split(generator, rows.start, rows.stop)
+            parts.append(_run(model, plan, z[rows], part, policy, pick, callback, bar))
+    out = torch.cat(parts)
+    return out if return_state and plan.process.k > 1 else plan.process.data(out)
+
+
+def _splits(value: Any, batch: int) -> bool:  # noqa: ANN401
+    return isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == batch
+
+
+def _keep(value: Any) -> Any:  # noqa: ANN401
+    return Shared(value) if isinstance(value, Tensor) else value
+
+
+def _first(
+    model: Denoiser,
+    plan: Plan,
+    shape: Sequence[int] | None,
+    x: Tensor | None,
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+    generator: Generators,
+) -> Tensor:
+    """Return the first modal state."""
+    process = plan.process
+    if (shape is None) == (x is None):
+        raise ValueError("give one of shape= and x=.")
+    if dtype is not None and (not dtype.is_floating_point or dtype.itemsize < 4):
+        raise ValueError(f"dtype={dtype} is below float32; the network may be half, not the state.")
+    size = tuple(shape) if x is None else tuple(x.shape)  # pyright: ignore[reportArgumentType]
+    blocks = process.k > 1 and x is not None
+    if len(size) < 2 + blocks or 0 in size:
+        raise ValueError(f"expected (B, *data shape) with B >= 1 and a data axis, got {size}.")
+    if blocks and size[1] != process.k:
+        raise ValueError(f"x must be (B, {process.k}, *data shape), got {size}.")
+    if process.modes and size[-len(process.modes) :] != process.modes:
+        name = type(process).__name__
+        raise ValueError(f"this {name} is for data ending in {process.modes}, got {size}.")
+    if x is not None:
+        least = torch.promote_types(x.dtype, torch.float32) if dtype is None else dtype
+        return process.to(x.to(device=device, dtype=least))
+    if process.k > 1:
+        size = (size[0], process.k, *size[1:])
+    target = model.device if device is None else torch.device(device)
+    noise = normal(size, generator, dtype=dtype or torch.float32, device=target)
+    return apply(process.root(plan.times[0]), noise, process.modes)
+
+
+def _run(
+    model: Denoiser,
+    plan: Plan,
+    z: Tensor,
+    cond: Mapping[str, Any],
+    policy: Policy,
+    generator: Generators,
+    callback: Callback | None,
+    bar: tqdm[Any],
+) -> Tensor:
+    """Walk the plan for one batch."""
+    process, wants = plan.process, plan.wants
+
+    def done(index: int, row: Row, state: Tensor) -> None:
+        if not math.isfinite(float(state.sum())):
+            _diagnose(state, index, float(row.end.t))
+        if callback is not None:
+            callback(index, float(row.end.t), state)
+
+    with model.begin(**cond) as run, policy.begin() as act:
+        if act.width > 1:
+            repeat = torch.arange(len(z), device=z.device).repeat_interleave(act.width)
+            z = z[repeat]
+            run.take(repeat)
+        steps = walk(
+            plan.rows, z, k=process.k, modes=process.modes, history=plan.history, done=done
+        )
+        try:
+            request = next(steps)
+            while True:
+                if isinstance(request, Ask):
+                    answer = run.ask(request.z, request.level, wants)
+                    bar.update()
+                else:
+                    answer = act(request, run, wants, generator=generator)
+                    if answer.ancestors is not None:
+                        run.take(answer.ancestors)
+                request = steps.send(answer)
+        except StopIteration as stop:
+            return act.finish(stop.value)
+
+
+def _diagnose(state: Tensor, step: int, time: float) -> None:
+    """Raise if the state, whose sum is not finite, holds a value that is not."""
+    bad = ~torch.isfinite(state)
+    count = int(bad.sum())
+    if count:
+        rows = torch.nonzero(bad.flatten(1).any(1)).flatten().tolist()
+        raise NumericalError(
+            f"{count} of {state.numel()} values are not finite after step {step} (time {time:g}), in "
+            f"samples {rows[:8]}{'...' if len(rows) > 8 else ''}; check what the network returns "
+            "there, or use a smaller order or a finer grid.",
+            step=step,
+            time=time,
+        )

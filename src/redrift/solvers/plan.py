@@ -1,0 +1,362 @@
+r"""Plans: a sampler as data, and the one loop body that walks it.
+
+Within a step, stage s is $z_s = A_s z + \sum_j C_{sj} e_j$, where the $e_j$ are predictions from
+earlier stages of the step or from earlier steps, asked at the stage's own level; the last row gives
+the step's result, to which $B\,\xi$ may be added. Every solver of the library is such a table.
+
+A rule makes one step's rows from the times of the predictions at hand, so that adaptive runs,
+foreign timestep lists and starts in the middle make rows as they go. Rules compute on tensors
+and never branch on a time's value, so that a time grid can be fitted by autograd.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Protocol, Union
+
+import torch
+from torch import Tensor
+
+from redrift._core.errors import whole
+from redrift._core.linalg import combine
+from redrift.process import Level, Process
+from redrift.process.base import Wants
+
+Coefficients = tuple[Union[Tensor, None], ...]
+_SMALL = 4096  # entries: steps with larger tables are made again when asked for, not kept
+
+
+@dataclass(frozen=True)
+class Row:
+    """One step, or part of one, as data.
+
+    Attributes:
+        start: level of the incoming state.
+        end: level of the result.
+        asks: levels at which the network is asked, in order; may be empty.
+        A: len(asks) + 1 tables on the incoming state: the stages, then the result. The first
+            is the identity when `fresh`, and is then not applied.
+        C: len(asks) + 1 tuples of tables on predictions: own ones so far, oldest first, then the
+            history, newest first; None is an absent term.
+        B: table on the noise added to the result, or None.
+        keep: which own predictions enter the history, newest first.
+        fresh: asks[0] is asked at (z, start), so that a ready prediction may answer it.
+        error: coefficients like C[-1], whose combination estimates the step's error, or None.
+    """
+
+    start: Level
+    end: Level
+    asks: tuple[Level, ...]
+    A: tuple[Tensor, ...]
+    C: tuple[Coefficients, ...]
+    B: Tensor | None = None
+    keep: tuple[int, ...] = ()
+    fresh: bool = True
+    error: Coefficients | None = None
+
+
+class Rule(Protocol):
+    """Makes one step's rows. Frozen dataclasses of their options are rules that can be saved."""
+
+    def __call__(
+        self, process: Process, past: Sequence[Tensor], t: Tensor, next_t: Tensor, *, left: int
+    ) -> Sequence[Row]:
+        """Return the rows from t to next_t.
+
+        Args:
+            process: the law.
+            past: times at which the predictions of the history were asked, newest first.
+            t: time of the incoming state; asked there only if past[0] != t.
+            next_t: time of the result.
+            left: number of steps after this one.
+        """
+        ...
+
+
+class Ask(NamedTuple):
+    """A request for one prediction at (z, level)."""
+
+    z: Tensor
+    level: Level
+
+
+class Law(NamedTuple):
+    """A stochastic step's law: the next state is N(mean, scale scale^T) at `level`."""
+
+    step: int
+    start: Level
+    level: Level
+    z: Tensor
+    mean: Tensor
+    scale: Tensor
+    prediction: Tensor | None
+
+
+class Move(NamedTuple):
+    """A policy's answer to a `Law`.
+
+    Attributes:
+        x: next state, already gathered.
+        ancestors: (rows,) index that was gathered; the loop gathers history and run state with it.
+        prediction: prediction at (x, law.level) if it is known, which saves the evaluation.
+    """
+
+    x: Tensor
+    ancestors: Tensor | None = None
+    prediction: Tensor | None = None
+
+
+class Rows(Sequence[Row]):
+    """The rows of a rule on a grid: made when first needed, kept while they are small."""
+
+    def __init__(self, rule: Rule, process: Process, times: Tensor, history: int) -> None:
+        self._rule, self._process, self._history = rule, process, history
+        self._times = times.unbind()
+        self._past: list[tuple[Tensor, ...]] = [()]
+        self._kept: dict[int, tuple[Row, ...]] = {}
+
+    @property
+    def steps(self) -> int:
+        """Return the number of steps."""
+        return len(self._times) - 1
+
+    def step(self, i: int) -> tuple[Row, ...]:
+        """Return the rows of step i."""
+        while len(self._past) <= i:
+            self._make(len(self._past) - 1)
+        return self._kept.get(i) or self._make(i)
+
+    def _make(self, i: int) -> tuple[Row, ...]:
+        past, last = self._past[i], self.steps - 1
+        t, next_t = self._times[i], self._times[i + 1]
+        rows = tuple(self._rule(self._process, past, t, next_t, left=last - i))
+        for row in rows:
+            past = tuple(row.asks[j].t for j in row.keep) + past
+        if len(self._past) == i + 1:
+            self._past.append(past[: self._history])
+        if sum(table.numel() for row in rows for table in row.A) <= _SMALL:
+            self._kept[i] = rows
+        return rows
+
+    def __iter__(self) -> Iterator[Row]:
+        for i in range(self.steps):
+            yield from self.step(i)
+
+    def __len__(self) -> int:
+        return sum(len(self.step(i)) for i in range(self.steps))
+
+    def __getitem__(self, i: Any) -> Any:  # noqa: ANN401
+        return list(self)[i]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Rows for one process and one time grid: all that a sampler is.
+
+    Build one with `ddim`, `deis`, `res`, `dpmpp`, `ddpm` or `plan_for`, or from your own rule with
+    `Plan.build`.
+
+    Attributes:
+        process: the law.
+        times: (steps + 1,) float64, decreasing; the last is the level of the returned sample.
+        wants: the reading of the predictions, "eps", "x0" or "v".
+        history: how many earlier predictions the rows use at most.
+        order: number of points the polynomials use; 1 is DDIM.
+        name: what the printed plan says.
+        papers: keys of the papers to cite.
+        rule: what made the rows, or None when they are given as data.
+        rows: the steps as data.
+        stochastic: whether any row adds noise.
+    """
+
+    process: Process
+    times: Tensor
+    wants: Wants
+    history: int
+    order: int
+    name: str
+    papers: tuple[str, ...]
+    rule: Rule | None
+    rows: Sequence[Row] = field(repr=False)
+    stochastic: bool = False
+
+    @classmethod
+    def build(
+        cls,
+        process: Process,
+        times: Tensor | Sequence[float],
+        rule: Rule,
+        *,
+        wants: Wants,
+        order: int,
+        history: int | None = None,
+        name: str = "own rule",
+        papers: tuple[str, ...] = (),
+        stochastic: bool = False,
+    ) -> Plan:
+        """Build a plan from a rule; the arguments are the attributes of the same names.
+
+        Raises:
+            ValueError: if the times are not strictly decreasing within the horizon, if the order
+                is above the number of steps, or if the reading cannot start at times[0].
+        """
+        times = check_times(process, times)
+        whole("order", order)
+        history = order - 1 if history is None else history
+        if history > len(times) - 2:
+            raise ValueError(
+                f"order={order} needs at least {order} steps, the grid has {len(times) - 1}; "
+                "lower the order or use a finer grid."
+            )
+        process.reading(process.level(times[-1].detach()), wants)
+        if wants == "eps" and not bool((process.signal(times[0].detach()) != 0).any()):
+            raise ValueError(
+                f"a plan that wants 'eps' cannot start at t={float(times[0])}, where the signal is "
+                "zero; start the grid below it, or use res or dpmpp, which want 'x0'."
+            )
+        rows = Rows(rule, process, times, history)
+        return cls(process, times, wants, history, order, name, papers, rule, rows, stochastic)
+
+    @functools.cached_property
+    def evaluations(self) -> int:
+        """Count the network evaluations of a run: what a counter in the network would show."""
+        return sum(len(row.asks) for row in self.rows)
+
+    @property
+    def steps(self) -> int:
+        """Return the number of steps."""
+        return len(self.times) - 1
+
+    def start(self, i: int) -> Plan:
+        """Return the plan of the steps from i on, its rows made anew with an empty history.
+
+        Args:
+            i: step boundary, 0 to steps - 1.
+
+        Raises:
+            ValueError: if i is out of range, or if the plan's rows are fixed data.
+        """
+        whole("i", i, least=0, most=self.steps - 1)
+        if i == 0:
+            return self
+        if self.rule is None:
+            raise ValueError("this plan has no rule, so it cannot be entered in the middle.")
+        times = self.times[i:]
+        rows = Rows(self.rule, self.process, times, self.history)
+        return replace(self, times=times, rows=rows, order=min(self.order, len(times) - 1))
+
+    def __str__(self) -> str:
+        noise = "stochastic" if self.stochastic else "deterministic"
+        counts = f"{self.steps} steps, {self.evaluations} evaluations"
+        return f"{self.name} | {counts} | {self.process.describe()} | {noise}"
+
+    def cite(self) -> str:
+        """Return the BibTeX of the papers whose methods the plan uses."""
+        from redrift.solvers.papers import bibtex
+
+        return bibtex(self.papers)
+
+    def save(self, path: str) -> None:
+        """Write the plan to a JSON file; see `redrift.solvers.store`."""
+        from redrift.solvers.store import save
+
+        save(self, path)
+
+    @staticmethod
+    def load(path: str) -> Plan:
+        """Read a plan from a JSON file; see `redrift.solvers.store`."""
+        from redrift.solvers.store import load
+
+        return load(path)
+
+
+def check_times(process: Process, times: Tensor | Sequence[float]) -> Tensor:
+    """Return times as a float64 CPU tensor.
+
+    Raises:
+        ValueError: if they are not a strictly decreasing list of at least two times within
+            [0, horizon].
+    """
+    times = torch.as_tensor(times, dtype=torch.float64, device="cpu")
+    if times.ndim != 1 or len(times) < 2:
+        raise ValueError(f"times must be a list of at least two, got shape {tuple(times.shape)}.")
+    values = times.detach()
+    bad = torch.nonzero(~(values[1:] < values[:-1]))
+    if len(bad):
+        i = int(bad[0])
+        raise ValueError(
+            f"times must decrease strictly, but times[{i}] = {float(values[i])} is followed by "
+            f"{float(values[i + 1])}; remove repeated times (a step of no length wastes an "
+            "evaluation)."
+        )
+    if not 0 <= float(values[-1]) or not float(values[0]) <= process.horizon:
+        raise ValueError(
+            f"times must lie within [0, {process.horizon}], got {float(values[0])} to "
+            f"{float(values[-1])}."
+        )
+    return times
+
+
+def walk(
+    rows: Iterable[Row],
+    z: Tensor,
+    *,
+    k: int = 1,
+    modes: tuple[int, ...] = (),
+    history: int,
+    past: Sequence[Tensor] = (),
+    done: Callable[[int, Row, Tensor], None] | None = None,
+) -> Generator[Ask | Law, Tensor | Move, Tensor]:
+    """Walk the rows from z, asking for predictions and, where a row has noise, for a draw.
+
+    Args:
+        rows: the steps.
+        z: incoming modal state, (B, *shape), or (B, k, *shape) for k > 1.
+        k: size of the process's blocks.
+        modes: the process's modes.
+        history: how many predictions to keep.
+        past: predictions made before z, newest first.
+        done: called after each row with its index, itself and the new state.
+
+    Yields:
+        `Ask`, answered by the prediction, or `Law`, answered by a `Move`.
+
+    Returns:
+        the state after the last row.
+    """
+    memory = list(past)
+    ready: Tensor | None = None
+    for index, row in enumerate(rows):
+        own: list[Tensor] = []
+        for s, level in enumerate(row.asks):
+            if s == 0 and row.fresh:
+                answer = ready if ready is not None else (yield Ask(z, level))
+            else:
+                stage = combine(_terms(row, s, z, own, memory), modes)
+                answer = yield Ask(stage, level)
+            own.append(answer)  # pyright: ignore[reportArgumentType]
+        ready = None
+        mean = combine(_terms(row, -1, z, own, memory), modes)
+        memory = ([own[j] for j in row.keep] + memory)[:history]
+        if row.B is None:
+            z = mean
+        else:
+            known = own[-1] if own else None
+            move = yield Law(index, row.start, row.end, z, mean, row.B, known)
+            assert isinstance(move, Move)
+            z, ready = move.x, move.prediction
+            if move.ancestors is not None:
+                memory = [e[move.ancestors] for e in memory]
+        if done is not None:
+            done(index, row, z)
+    return z
+
+
+def _terms(
+    row: Row, s: int, z: Tensor, own: list[Tensor], memory: list[Tensor]
+) -> Iterator[tuple[Tensor | None, Tensor]]:
+    """Pair the tables of stage s with the states they act on."""
+    yield row.A[s], z
+    yield from zip(row.C[s], own + memory)  # noqa: B905 - a short row leaves older ones out
