@@ -299,7 +299,7 @@ def train(
 
     running = []
     last_save, tick = run.seconds, time.perf_counter()
-    bar = tqdm(unit=" images", unit_scale=args.batch, initial=run.step, mininterval=10.0)
+    bar = tqdm(unit=" images", initial=run.step * args.batch, mininterval=10.0)
     while run.progress < 1:
         generator = torch.manual_seed(args.seed * 2**32 + run.step)
         drawn = draw(images, labels, net.config["classes"], args.batch, flip, generator)
@@ -317,7 +317,7 @@ def train(
         running.append(loss.detach())
         now = time.perf_counter()
         run.step, run.seconds, tick = run.step + 1, run.seconds + now - tick, now
-        bar.update()
+        bar.update(args.batch)
         if len(running) == 100 or run.progress >= 1:
             value = torch.stack(running).mean().item()
             if not math.isfinite(value):

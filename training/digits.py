@@ -44,7 +44,9 @@ def read() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def main() -> None:
-    args = options("digits", seconds=450, description=__doc__).parse_args()
+    parser = options("digits", seconds=450, description=__doc__)
+    parser.set_defaults(batch=128)
+    args = parser.parse_args()
     begin(args)
     images, labels, held, held_labels = read()
     flags = dict(flip=False, bfloat16=False, preview=[i // 10 for i in range(100)])

@@ -97,7 +97,7 @@ def test_weights_of_a_random_control_are_unbiased_for_z(steps, how):
 
 def test_weights_of_a_drifting_reference_are_unbiased():
     # The same where P itself has a nonlinear drift and a law of its noise: E_Q[w f] = E_P[f],
-    # n = 40 000. Catches a control that replaces P's own law instead of shifting it.
+    # n = 40 000. Catches a weight that takes P's noise for N(0, I), or forgets P's determinant.
     drift = random_net(3)
     kernel = GaussianKernel(lambda x: x + 0.3 * drift(x), 0.5, two_scales)
     p, q = [kernel] * 3, [kernel.controlled(random_net(5, size=0.4))] * 3
@@ -113,6 +113,14 @@ def test_weights_of_a_drifting_reference_are_unbiased():
 
 def two_scales(x):
     return 0.2 * x.cos(), torch.tensor([[1.3, 0.0], [0.4, 0.7]], dtype=x.dtype)
+
+
+def test_a_control_shifts_the_mean_of_the_kernels_own_law_and_keeps_its_covariance():
+    # Catches a control that replaces the law: unbiased still, but another proposal.
+    x = random(5, 2, seed=0)
+    mean, chol = GaussianKernel(torch.sin, 0.5, two_scales).controlled(torch.tanh).law(x)
+    assert torch.equal(mean, 0.2 * x.cos() + x.tanh())
+    assert torch.equal(chol, two_scales(x)[1])
 
 
 def test_antithetic_pairs_are_exact_draws_with_opposite_noise():
@@ -283,14 +291,12 @@ def gaussian_chain(steps):
 
 def gaussian_kernel(mean, cov, seed):
     """N(mean(x), cov) written as a random scale and the law of the noise that makes up for it."""
-    scale, offset = random(2, 2, seed=seed), random(2, seed=seed + 100)
+    scale, offset = random(2, 2, seed=seed), random_net(seed + 100)
     inner = torch.linalg.inv(scale)
     inner = inner @ cov @ inner.T
     chol = torch.linalg.cholesky((inner + inner.T) / 2)
     return GaussianKernel(
-        lambda x: mean(x) - offset @ scale.T,
-        scale,
-        lambda x: NoiseLaw(offset.expand(len(x), 2), chol),
+        lambda x: mean(x) - offset(x) @ scale.T, scale, lambda x: NoiseLaw(offset(x), chol)
     )
 
 

@@ -7,6 +7,7 @@ import torch
 
 from redrift.nn import EMA, MLP, Classifier, UNet
 from redrift.nn.mlp import Embedding
+from redrift.nn.unet import Attention
 
 NETS = {
     "unet": (UNet, dict(channels=2, width=8, classes=3, dropout=0.1), (2, 8, 12)),
@@ -180,6 +181,27 @@ def test_attention_joins_pixels_that_convolutions_do_not():
     assert change[()] == 0 < change[(1,)]
 
 
+def test_what_a_level_remembers_reaches_the_output_without_the_levels_below():
+    net = randomise(UNet(1, width=8, attention=()), 3).double()
+    for p in net.grow.parameters():
+        torch.nn.init.zeros_(p)
+    x = torch.randn(2, 1, 8, 8, dtype=torch.float64)
+    one, other = net(x, torch.tensor(0.3))
+    assert not torch.allclose(one, other, atol=1e-3)
+
+
+def test_attention_is_the_softmax_average_of_each_head_plus_its_input():
+    net = randomise(Attention(64)).double()
+    x = torch.randn(2, 64, 3, 4, dtype=torch.float64)
+    q, k, v = net.qkv(net.norm(x)).flatten(2).split(64, 1)
+    heads = []
+    for head in torch.arange(64).split(32):
+        weights = (torch.einsum("bci,bcj->bij", q[:, head], k[:, head]) / 32**0.5).softmax(2)
+        heads.append(torch.einsum("bij,bcj->bci", weights, v[:, head]))
+    expected = x + net.out(torch.cat(heads, 1).unflatten(2, (3, 4)))
+    torch.testing.assert_close(net(x), expected, rtol=1e-10, atol=1e-10)
+
+
 def test_a_size_that_the_levels_do_not_divide_is_named_with_the_remedy():
     net = UNet(1, width=8, multipliers=(1, 1, 1), attention=())
     with pytest.raises(ValueError, match=r"10 x 8.*divisible by 4.*pad or crop"):
@@ -221,9 +243,12 @@ def test_the_classifier_is_linear_in_its_features_and_rebuilds():
     assert net.features(x.double()).dtype == torch.float64
 
 
-@pytest.mark.parametrize("size", [1, 3, 4, 5, 7, 8, 33])
-def test_every_parameter_of_a_classifier_of_any_size_learns(size):
+@pytest.mark.parametrize(
+    ("size", "stages"), [(1, 1), (3, 1), (4, 1), (5, 2), (7, 2), (8, 2), (33, 5)]
+)
+def test_a_classifier_halves_to_four_and_every_parameter_learns(size, stages):
     net = randomise(Classifier(1, size, 3, width=4))
+    assert net.hidden.in_features == 4 * stages
     net(torch.randn(2, 1, size, size)).square().sum().backward()
     assert all(p.grad.any() for p in net.parameters())
 

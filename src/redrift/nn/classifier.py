@@ -1,5 +1,7 @@
 """A small classifier whose last hidden layer serves as the feature map of a Frechet distance."""
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -29,7 +31,9 @@ class Classifier(nn.Module):
 
     def __init__(self, channels: int, size: int, classes: int, width: int = 32) -> None:
         super().__init__()
-        self._config = dict(channels=channels, size=size, classes=classes, width=width)
+        self._config: dict[str, Any] = dict(
+            channels=channels, size=size, classes=classes, width=width
+        )
         self.shape = (channels, size, size)
         self.stem = nn.Conv2d(channels, width, 3, padding=1)
         self.norms, self.convs = nn.ModuleList(), nn.ModuleList()
@@ -47,7 +51,7 @@ class Classifier(nn.Module):
         self.last = nn.Linear(64, classes)
 
     @property
-    def config(self) -> dict:
+    def config(self) -> dict[str, Any]:
         """The arguments that rebuild this net: ``Classifier(**net.config)``."""
         return dict(self._config)
 

@@ -1,6 +1,7 @@
 """Exponential moving average of a net's parameters, with a warm-up of the decay."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
@@ -42,11 +43,11 @@ class EMA:
             mine.copy_(theirs)
         self.updates += 1
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         """Return decay, number of updates and the average's parameters."""
         return {"decay": self.decay, "updates": self.updates, "net": self.net.state_dict()}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""
         self.decay, self.updates = state["decay"], state["updates"]
         self.net.load_state_dict(state["net"])

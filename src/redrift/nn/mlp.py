@@ -5,6 +5,7 @@ t = 1 are both resolved; labels enter as one learned vector each, the last being
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -93,7 +94,9 @@ class MLP(nn.Module):
         classes: int | None = None,
     ) -> None:
         super().__init__()
-        self._config = dict(dim=dim, width=width, depth=depth, out=out, classes=classes)
+        self._config: dict[str, Any] = dict(
+            dim=dim, width=width, depth=depth, out=out, classes=classes
+        )
         self.dim = dim
         self.embedding = Embedding(width, classes)
         self.first = nn.Linear(dim, width)
@@ -105,7 +108,7 @@ class MLP(nn.Module):
         nn.init.zeros_(self.last.bias)
 
     @property
-    def config(self) -> dict:
+    def config(self) -> dict[str, Any]:
         """The arguments that rebuild this net: ``MLP(**net.config)``."""
         return dict(self._config)
 

@@ -10,6 +10,7 @@ work at full resolution small.
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -109,7 +110,7 @@ class UNet(nn.Module):
             raise ValueError(f"need a level and a block, got {multipliers=}, {blocks=}")
         if not set(attention) <= set(range(levels)):
             raise ValueError(f"attention names levels 0..{levels - 1}, got {tuple(attention)}")
-        self._config = dict(
+        self._config: dict[str, Any] = dict(
             channels=channels,
             width=width,
             multipliers=list(multipliers),
@@ -148,7 +149,7 @@ class UNet(nn.Module):
         self.last = _zero(nn.Conv2d(size[0], out, 3, padding=1))
 
     @property
-    def config(self) -> dict:
+    def config(self) -> dict[str, Any]:
         """The arguments that rebuild this net, ready for JSON: ``UNet(**net.config)``."""
         c = self._config
         return {**c, "multipliers": list(c["multipliers"]), "attention": list(c["attention"])}

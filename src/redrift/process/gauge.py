@@ -21,7 +21,7 @@ from redrift._core.quadrature import gauss_legendre
 if TYPE_CHECKING:
     from redrift.process.base import Process
 
-_PANELS, _NODES = 32, 16
+_PANELS, _NODES = 8, 16
 
 
 def angle_rate(process: Process, t: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ def angle_rate(process: Process, t: Tensor) -> Tensor:
 def rotation(process: Process, t: Tensor) -> Tensor:
     """Return O(t), shape (..., 2, 2), by composite Gauss-Legendre in the clock from the horizon.
 
-    Cost: 512 evaluations of the process's tables per time, vectorised.
+    Cost: 128 evaluations of the process's tables per time, vectorised.
     """
     if process.k != 2 or process.modes:
         raise NotImplementedError("a generic R root exists for k = 2 without modes; override root")
