@@ -100,7 +100,7 @@ class Melt(Process):
         return idct(z, 2)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def discrete():
     betas = torch.linspace(1e-4, 2e-2, 1000, dtype=F64)
     return TableProcess(tuple(torch.cumprod(1 - betas, 0).tolist()))

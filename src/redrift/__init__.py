@@ -7,6 +7,7 @@ A `Process` says what noise does to data, a `Denoiser` predicts on it, a `Plan` 
 from redrift import denoise, process, solvers
 from redrift._core.errors import NumericalError
 from redrift.denoise import Denoiser, Guided, load, save
+from redrift.pretrained import pretrained
 from redrift.process import (
     EDM,
     VE,
@@ -18,7 +19,6 @@ from redrift.process import (
     TableProcess,
     timegrid,
 )
-from redrift.pretrained import pretrained
 from redrift.sampling import sample
 from redrift.solvers import Plan, ddim, ddpm, deis, dpmpp, plan_for, res
 

@@ -42,9 +42,7 @@ class Policy(Protocol):
         """Give a policy with fresh per-run state."""
         ...
 
-    def __call__(
-        self, law: Law, model: Denoiser, wants: str, *, generator: Generators
-    ) -> Move:
+    def __call__(self, law: Law, model: Denoiser, wants: str, *, generator: Generators) -> Move:
         """Choose the next state.
 
         Args:
@@ -72,9 +70,7 @@ class Draw:
         """Give itself: it has no state."""
         yield self
 
-    def __call__(
-        self, law: Law, model: Denoiser, wants: str, *, generator: Generators
-    ) -> Move:
+    def __call__(self, law: Law, model: Denoiser, wants: str, *, generator: Generators) -> Move:
         """Draw the next state."""
         return Move(draw(law, model.process, generator))
 
@@ -153,7 +149,9 @@ def sample(
     policy = Draw() if policy is None else policy
     z = _first(model, plan, shape, x, dtype, device, generator)
     if isinstance(generator, Sequence) and len(generator) != len(z):
-        raise ValueError(f"generator is a list of {len(generator)}, expected one per sample, {len(z)}.")
+        raise ValueError(
+            f"generator is a list of {len(generator)}, expected one per sample, {len(z)}."
+        )
     size = len(z) if batch_size is None else whole("batch_size", batch_size)
     if size < len(z) and policy.coupled:
         raise ValueError(
@@ -196,7 +194,9 @@ def _first(
     if (shape is None) == (x is None):
         raise ValueError("give one of shape= and x=.")
     if dtype is not None and (not dtype.is_floating_point or dtype.itemsize < 4):
-        raise ValueError(f"dtype={dtype} is below float32; the network may be half, not the state.")
+        raise ValueError(
+            f"dtype={dtype} is below float32; the network may be half, not the state."
+        )
     size = tuple(shape) if x is None else tuple(x.shape)  # pyright: ignore[reportArgumentType]
     blocks = process.k > 1 and x is not None
     if len(size) < 2 + blocks or 0 in size:

@@ -76,10 +76,11 @@ def test_every_reading_of_an_oracle_is_consistent(name):
     process = PROCESSES[name]
     model = mixture(process)
     start, stop = process.interval
-    t = (start * 0.3 + stop * 0.7)
+    t = start * 0.3 + stop * 0.7
     z = noisy_start(model, t, 6)
     x = process.back(z)
     for predicts in available(process):
+
         def net(x_, t_, predicts=predicts):
             if process.k > 1:
                 x_ = x_.unflatten(1, (process.k, -1))
@@ -96,9 +97,7 @@ def test_a_position_only_x0_network_serves_a_process_with_velocity():
     process = PROCESSES["Spring"]
     model = mixture(process)
     z = noisy_start(model, 1.0, 6)
-    small = Denoiser(
-        lambda x, t: model.x0(x.unflatten(1, (2, -1)), t), process, "x0"
-    )
+    small = Denoiser(lambda x, t: model.x0(x.unflatten(1, (2, -1)), t), process, "x0")
     assert torch.allclose(small.eps(z, 1.0), model.eps(z, 1.0), atol=1e-12)
 
 

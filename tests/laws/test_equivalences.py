@@ -18,9 +18,7 @@ def start_of(model, plan, n=5):
 
 
 @pytest.mark.parametrize("name", ["VP", "EDM", "Flow", "SubVP", "OrnsteinUhlenbeck"])
-@pytest.mark.parametrize(
-    "build", [rd.deis, rd.res, rd.dpmpp], ids=["deis", "res", "dpmpp"]
-)
+@pytest.mark.parametrize("build", [rd.deis, rd.res, rd.dpmpp], ids=["deis", "res", "dpmpp"])
 def test_order_one_of_everything_is_ddim(name, build):
     process = scalar_processes()[name]
     model, grid = mixture(process), rd.timegrid(process, 9)
@@ -155,5 +153,7 @@ def test_phi_functions_keep_all_digits(k, z):
     if z == 0:
         exact = 1 / mpmath.factorial(k)
     else:
-        exact = (mpmath.exp(value) - sum(value**j / mpmath.factorial(j) for j in range(k))) / value**k
+        exact = (
+            mpmath.exp(value) - sum(value**j / mpmath.factorial(j) for j in range(k))
+        ) / value**k
     assert abs(float((mpmath.mpf(float(phi(k, z))) - exact) / exact)) < 2e-15

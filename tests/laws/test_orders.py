@@ -32,7 +32,7 @@ RANGES = {
 }
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def problem(name):
     process, start, stop, coarsest = RANGES[name]
     model = mixture(process, low=0.3, high=0.5)

@@ -11,9 +11,7 @@ from redrift.process.gauge import angle_rate
 
 PROCESSES = all_processes()
 EVERY = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
-SCALAR = pytest.mark.parametrize(
-    "process", scalar_processes().values(), ids=scalar_processes()
-)
+SCALAR = pytest.mark.parametrize("process", scalar_processes().values(), ids=scalar_processes())
 
 
 def inner_times(process, n=7):

@@ -17,7 +17,7 @@ from torch import Tensor
 _TAYLOR = 26  # terms: (1/26!) is far below the rounding of a double at |z| = 1
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def gauss_legendre(nodes: int) -> tuple[Tensor, Tensor]:
     """Return nodes and weights on [0, 1], float64; exact to polynomial degree 2 nodes - 1."""
     x, w = np.polynomial.legendre.leggauss(nodes)

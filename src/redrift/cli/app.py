@@ -31,7 +31,9 @@ Steps = Annotated[int, typer.Option(help="Budget: network evaluations at most, s
 Spacing = Annotated[
     str | None, typer.Option(help=f"Time grid: {', '.join(SPACINGS)}; the process's if absent.")
 ]
-Out = Annotated[Path | None, typer.Option(help="Picture of the samples to write, such as grid.png.")]
+Out = Annotated[
+    Path | None, typer.Option(help="Picture of the samples to write, such as grid.png.")
+]
 
 
 @app.command()
@@ -78,23 +80,29 @@ def models(
 ) -> None:
     """List the shipped models with their cards."""
     report = Report(json, seed, threads, device)
-    table = Table("model", "process", "predicts", "shape", "classes", "data", "licence")
     cards = {}
     for name in names():
         model = pretrained(name)
-        card = model.card
-        cards[name] = {**card, "process": model.process.describe(), "predicts": model.predicts}
-        shape = "x".join(map(str, card.get("shape", [])))
-        facts = (card.get("classes", "-"), card.get("data", "-"), card.get("licence", "-"))
-        table.add_row(name, model.process.describe(), model.predicts, shape, *map(str, facts))
-    report.print(table)
+        cards[name] = {
+            **model.card, "process": model.process.describe(), "predicts": model.predicts
+        }  # fmt: skip
+        shape = "x".join(map(str, model.card["shape"]))
+        kind = f"{model.process.describe()}, predicts {model.predicts}"
+        report.print(f"[bold]{name}[/]  {shape}, {model.card['classes']} classes, {kind}")
+        report.print(f"  data     {model.card['data']}")
+        report.print(
+            f"  training {model.card['images']} images seen, loss {model.card['loss']:.4f}"
+        )
+        report.print(f"  licence  {model.card['licence']}")
     report.finish(models=cards)
 
 
 @app.command()
 @plainly
 def plan(
-    model: Annotated[str, typer.Argument(help="A shipped model's name or a model file.")] = "digits",
+    model: Annotated[
+        str, typer.Argument(help="A shipped model's name or a model file.")
+    ] = "digits",
     steps: Steps = 10,
     solver: Solver = "deis",
     order: Order = None,
@@ -124,7 +132,9 @@ def plan(
         start, end = float(row.start.t), float(row.end.t)
         times = " ".join(f"{t:.4g}" for t in asked)
         table.add_row(str(i), f"{start:.4g}", f"{end:.4g}", times, state, numbers)
-        rows.append({"start": start, "end": end, "asks": asked, "state": on_state[0], "predictions": on_e})
+        rows.append(
+            {"start": start, "end": end, "asks": asked, "state": on_state[0], "predictions": on_e}
+        )
     report.print(table)
     if save is not None:
         made.save(str(save))
@@ -137,7 +147,9 @@ def plan(
 @app.command()
 @plainly
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the pictures; made if absent.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(help="Folder for the pictures; made if absent.")] = Path(
+        "demo"
+    ),
     quick: Annotated[bool, typer.Option("--quick", help="Fewer samples.")] = False,
     seed: Seed = 0,
     threads: Threads = None,

@@ -84,11 +84,15 @@ class Report:
             self.device = torch.device(device)
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"device {device!r} cannot be used: {error}".split("\n")[0]) from error
+            raise ValueError(
+                f"device {device!r} cannot be used: {error}".split("\n")[0]
+            ) from error
         extra = (Path(json_file),) if json_file not in (None, "-") else ()
         for path in (*outputs, *extra):
             if path is not None and not path.parent.is_dir():
-                raise FileNotFoundError(f"the folder {path.parent} does not exist; create it first.")
+                raise FileNotFoundError(
+                    f"the folder {path.parent} does not exist; create it first."
+                )
             if path is not None and path.is_dir():
                 raise IsADirectoryError(f"{path} is a folder, expected a file name.")
         self.figures: dict[str, Any] = {"seed": self.seed}
@@ -110,5 +114,6 @@ class Report:
             sys.stdout.write(text + "\n")
         elif self.json_file is not None:
             write_atomically(
-                self.json_file, lambda target: Path(target).write_text(text + "\n", encoding="utf-8")
+                self.json_file,
+                lambda target: Path(target).write_text(text + "\n", encoding="utf-8"),
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -80,10 +81,14 @@ def run(
     plan = plan_for(model.process, steps, solver=solver, order=order, spacing=spacing)
     report.print(str(plan))
     shape = (n, *model.card["shape"])
-    options = {"shape": shape, "cond": cond, "batch_size": batch_size}
+    options: dict[str, Any] = {"shape": shape, "cond": cond, "batch_size": batch_size}
     show = report.console.is_terminal
     x = sample(model, plan, progress=show, generator=report.generators(n), **options)
-    figures: dict[str, object] = {"model": name, "plan": str(plan), "evaluations": plan.evaluations}
+    figures: dict[str, object] = {
+        "model": name,
+        "plan": str(plan),
+        "evaluations": plan.evaluations,
+    }
     if reference is not None:
         if plan.stochastic:
             raise ValueError("a stochastic plan has no reference from the same noise.")

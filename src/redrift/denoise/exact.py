@@ -150,7 +150,9 @@ class GaussianMixture(Oracle):
         estimate, g = observe(self.process, z, level)
         log_weight, _, _ = self._evidence(estimate, g)
         noise = (level.root[..., 0, 0].to(z) ** 2).log() + math.log(2 * math.pi)
-        noise = noise.reshape(-1, *[1] * (z.ndim - 1 - len(self.process.modes)), *self.process.modes)
+        noise = noise.reshape(
+            -1, *[1] * (z.ndim - 1 - len(self.process.modes)), *self.process.modes
+        )
         return torch.logsumexp(log_weight, 1) - noise.expand_as(z).flatten(1).sum(1) / 2
 
 

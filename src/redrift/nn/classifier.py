@@ -24,6 +24,7 @@ class Classifier(nn.Module):
     Cost: about ``18 * width**2 * size**2`` multiplications a sample and stage, at most.
 
     Example:
+        >>> import torch
         >>> net = Classifier(1, 8, 10, width=16)
         >>> net.features(torch.randn(5, 1, 8, 8)).shape
         torch.Size([5, 64])

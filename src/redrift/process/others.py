@@ -130,7 +130,7 @@ class Brownian(_Unscaled):
         horizon: largest time, > 0.
     """
 
-    horizon: float = 1.0  # pyright: ignore[reportIncompatibleVariableOverride]
+    horizon: float = 1.0  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def __post_init__(self) -> None:
         _positive("Brownian", horizon=self.horizon)
@@ -207,7 +207,7 @@ class OrnsteinUhlenbeck(ScalarProcess):
 
     theta: float = 1.0
     scale: float = 1.0
-    horizon: float = 5.0  # pyright: ignore[reportIncompatibleVariableOverride]
+    horizon: float = 5.0  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def __post_init__(self) -> None:
         _positive("OrnsteinUhlenbeck", theta=self.theta, scale=self.scale, horizon=self.horizon)

@@ -58,9 +58,7 @@ def finite(process: Process, t: Tensor) -> bool:
 
 def transfer(process: Process, wants: Wants, start: Level, end: Level) -> Tensor:
     """Return A = N' N^-1."""
-    return product(
-        process.reading(end, wants)[0], inverse(process.reading(start, wants)[0])
-    )
+    return product(process.reading(end, wants)[0], inverse(process.reading(start, wants)[0]))
 
 
 def constant(process: Process, wants: Wants, start: Level, end: Level) -> tuple[Tensor, Tensor]:

@@ -145,7 +145,9 @@ def res(
             raise ValueError("c2, c3 and first belong to single-step RES; use multistep=False.")
         rule = Adams(wants, "logrho" if _scalar(process) else "t", order, starter, lower_final)
         name = f"RES order {order}, multistep"
-        return Plan.build(process, times, rule, wants=wants, order=order, name=name, papers=("res",))
+        return Plan.build(
+            process, times, rule, wants=wants, order=order, name=name, papers=("res",)
+        )
     c2 = c2 if c2 is not None else (1 / 2 if order == 2 else 1 / 3)
     c3 = c3 if c3 is not None else 2 / 3
     if order == 3:

@@ -100,7 +100,8 @@ class Adams:
         """Return a first step whose local error is h^order: interior stages, newest node last."""
         fractions, keep = _STARTS[self.order]
         asks = [start] + [fraction(process, start, end, c) for c in fractions]
-        A, C = [_one(start.signal)], [()]
+        A: list[Tensor] = [_one(start.signal)]
+        C: list[tuple[Tensor | None, ...]] = [()]
         for s, target in enumerate([*asks[1:], end], start=1):
             # a stage looks back to the start and to the stage before it
             points = [asks[j].t for j in sorted({0, s - 1}, reverse=True)]
@@ -156,9 +157,7 @@ class DPMpp:
                 far * r0 / (r0 + r1),
             ]
             bend = [near / (r0 + r1), -(near + far) / (r0 + r1), far / (r0 + r1)]
-            C = tuple(
-                m0 * (j == 0) + m1 * slope[j] + m2 / 2 * bend[j] for j in range(3)
-            )
+            C = tuple(m0 * (j == 0) + m1 * slope[j] + m2 / 2 * bend[j] for j in range(3))
         return (Row(start, end, (start,), (_one(A), A), ((), C), keep=(0,)),)
 
 

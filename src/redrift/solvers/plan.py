@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol, Union
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from redrift._core.linalg import combine
 from redrift.process import Level, Process
 from redrift.process.base import Wants
 
-Coefficients = tuple[Union[Tensor, None], ...]
+Coefficients = tuple[Tensor | None, ...]
 _SMALL = 4096  # entries: steps with larger tables are made again when asked for, not kept
 
 
@@ -291,7 +291,7 @@ def check_times(process: Process, times: Tensor | Sequence[float]) -> Tensor:
             f"{float(values[i + 1])}; remove repeated times (a step of no length wastes an "
             "evaluation)."
         )
-    if not 0 <= float(values[-1]) or not float(values[0]) <= process.horizon:
+    if not float(values[-1]) >= 0 or not float(values[0]) <= process.horizon:
         raise ValueError(
             f"times must lie within [0, {process.horizon}], got {float(values[0])} to "
             f"{float(values[-1])}."
