@@ -20,7 +20,20 @@ from redrift.process import (
     timegrid,
 )
 from redrift.sampling import sample
-from redrift.solvers import Plan, ddim, ddpm, deis, dpmpp, plan_for, res
+from redrift.solvers import (
+    Plan,
+    ddim,
+    ddpm,
+    deis,
+    dpmpp,
+    exponential_sde,
+    heun,
+    ipndm,
+    krogstad,
+    plan_for,
+    res,
+    rho_rk,
+)
 
 __version__ = "0.1.0"
 
@@ -42,11 +55,16 @@ __all__ = [
     "deis",
     "denoise",
     "dpmpp",
+    "exponential_sde",
+    "heun",
+    "ipndm",
+    "krogstad",
     "load",
     "plan_for",
     "pretrained",
     "process",
     "res",
+    "rho_rk",
     "sample",
     "save",
     "solvers",

@@ -69,6 +69,11 @@ class Process(ABC):
         return 1.0
 
     @property
+    def clean(self) -> float:
+        """Return the time that stands for no noise at all; below 0 where 0 has some."""
+        return 0.0
+
+    @property
     def interval(self) -> tuple[float, float]:
         """Return the default (start, stop) of a time grid, noisy end first."""
         return (self.horizon, 1e-3)

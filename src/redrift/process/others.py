@@ -56,6 +56,11 @@ class VE(_Unscaled):
             raise ValueError(f"VE needs sigma_max > sigma_min, got {self.sigma_max}.")
 
     @property
+    def clean(self) -> float:
+        """Return -1: at t = 0 the noise is sigma_min."""
+        return -1.0
+
+    @property
     def interval(self) -> tuple[float, float]:
         """Return the whole range."""
         return (1.0, 0.0)

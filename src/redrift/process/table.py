@@ -63,6 +63,11 @@ class TableProcess(ScalarProcess):
         return float(len(self.alpha_bar) - 1)
 
     @property
+    def clean(self) -> float:
+        """Return -1: index 0 has noise."""
+        return -1.0
+
+    @property
     def interval(self) -> tuple[float, float]:
         """Return the last and the first index."""
         return (self.horizon, 0.0)

@@ -57,6 +57,11 @@ class VP(ScalarProcess):
             )
 
     @property
+    def clean(self) -> float:
+        """Return 0, or the offset below it at which the cosine's noise vanishes."""
+        return 0.0 if self.schedule == "linear" else -_OFFSET
+
+    @property
     def interval(self) -> tuple[float, float]:
         """Return the default grid ends."""
         return (1.0, 1e-3) if self.schedule == "linear" else (0.995, 1e-3)

@@ -1,9 +1,12 @@
 """Samplers as tables: rows, plans and the builders that make them (L2)."""
 
+from redrift.solvers.ancestral import ddpm, exponential_sde
 from redrift.solvers.choose import SOLVERS, plan_for
-from redrift.solvers.exprk import dpmpp, res
-from redrift.solvers.multistep import ddim, ddpm, deis
+from redrift.solvers.dpmpp import dpmpp
+from redrift.solvers.exprk import krogstad, res
+from redrift.solvers.multistep import ddim, deis
 from redrift.solvers.plan import Ask, Law, Move, Plan, Row, Rule, walk
+from redrift.solvers.rhork import heun, ipndm, rho_rk
 
 __all__ = [
     "SOLVERS",
@@ -17,7 +20,12 @@ __all__ = [
     "ddpm",
     "deis",
     "dpmpp",
+    "exponential_sde",
+    "heun",
+    "ipndm",
+    "krogstad",
     "plan_for",
     "res",
+    "rho_rk",
     "walk",
 ]

@@ -7,18 +7,27 @@ from typing import Any
 
 from redrift._core.errors import choose, whole
 from redrift.process import Process, timegrid
-from redrift.solvers.exprk import dpmpp, res
-from redrift.solvers.multistep import ddim, ddpm, deis, extra
+from redrift.solvers.ancestral import ddpm, exponential_sde
+from redrift.solvers.dpmpp import dpmpp
+from redrift.solvers.exprk import krogstad, res
+from redrift.solvers.multistep import ddim, deis, extra
 from redrift.solvers.plan import Plan
+from redrift.solvers.rhork import TABLEAUS, heun, ipndm, rho_rk
 
 SOLVERS: dict[str, Callable[..., Plan]] = {
     "ddim": ddim,
     "deis": deis,
     "res": res,
     "dpmpp": dpmpp,
+    "ipndm": ipndm,
+    "rho_rk": rho_rk,
+    "heun": heun,
+    "krogstad": krogstad,
     "ddpm": ddpm,
+    "exponential_sde": exponential_sde,
 }
-_ORDERS = {"deis": 3, "res": 2, "dpmpp": 2}
+_ORDERS = {"deis": 3, "res": 2, "dpmpp": 2, "ipndm": 4, "exponential_sde": 2}
+_FIXED = {"ddim": 1, "ddpm": 1, "heun": 2, "krogstad": 4}
 
 
 def plan_for(
@@ -34,20 +43,22 @@ def plan_for(
 ) -> Plan:
     """Build a plan that asks the network at most `evaluations` times.
 
-    Stages and the starter are counted. A single-step method whose stages do not divide the budget
-    begins with one shorter step. The starter is left out below 20 evaluations, where a step costs
-    more accuracy than the order brings; say `starter=True` to have it.
+    Stages, the starter and a last denoising step are counted. A single-step method whose stages do
+    not divide the budget begins with one shorter step. The starter is left out below 20
+    evaluations, where a step costs more accuracy than the order brings; say `starter=True` to have
+    it.
 
     Args:
         process: the law.
         evaluations: budget, >= 1.
-        solver: "ddim", "deis", "res", "dpmpp" or "ddpm".
-        order: of the method; None takes 3 for deis, 2 for res and dpmpp, lowered to what the budget
-            allows.
+        solver: "ddim", "deis", "res", "dpmpp", "ipndm", "rho_rk", "heun", "krogstad", "ddpm" or
+            "exponential_sde".
+        order: of the method; None takes 3 for deis, 4 for ipndm, 2 for res, dpmpp and
+            exponential_sde, lowered to what the budget allows.
         spacing: of the grid, see `timegrid`; None takes the process's default.
         start: first time; None takes the process's default.
         stop: last time.
-        options: the builder's own, such as `multistep=True` or `eta=0.5`.
+        options: the builder's own, such as `multistep=True`, `method="rk4"` or `end="denoise"`.
 
     Raises:
         ValueError: if the solver or the spacing is unknown, or the budget too small for the order.
@@ -59,31 +70,56 @@ def plan_for(
     """
     whole("evaluations", evaluations)
     build = SOLVERS[choose("solver", solver, SOLVERS)]
+    end = options.get("end", "zero" if solver == "heun" else "min")
+    budget = evaluations if end == "min" else evaluations - 1
     if solver in _ORDERS:
-        options["order"] = _order(evaluations, solver, order)
-    elif order not in (None, 1):
-        raise ValueError(f"{solver} is of order 1, got order={order}; use deis or res.")
-    steps = evaluations
-    staged = solver == "res" and not options.get("multistep", False)
-    staged = staged or (solver == "dpmpp" and options.get("single", False))
-    if staged:
-        steps, remainder = divmod(evaluations, options["order"])
-        options["first"] = remainder
-        steps += remainder > 0
-        if steps == 1 and remainder:  # the whole budget is the shorter step
-            options["order"], options["first"] = remainder, 0
-    elif solver in ("deis", "res"):
-        options.setdefault("starter", evaluations >= 20)
-        steps -= extra(options["order"]) if options["starter"] else 0
-    grid = timegrid(process, steps, spacing, start=start, stop=stop)
+        options["order"] = _order(max(budget, 1), solver, order)
+    elif order not in (None, _FIXED.get(solver)):
+        raise ValueError(f"{solver} has no order to choose, got order={order}; use deis or res.")
+    steps = _steps(solver, budget, options) if budget else 0
+    grid = timegrid(process, steps + (end == "zero"), spacing, start=start, stop=stop)
     return build(process, grid, **options)
 
 
-def _order(evaluations: int, solver: str, order: int | None) -> int:
+def _steps(solver: str, budget: int, options: dict[str, Any]) -> int:
+    """Return the steps a budget allows, and put what follows from it among the options."""
+    stages = _stages(solver, options)
+    if stages > 1:
+        steps, remainder = divmod(budget, stages)
+        if solver == "heun":
+            if not steps:
+                raise ValueError("heun needs at least 3 evaluations, or 2 with end='min'.")
+            return steps
+        if not steps and "order" not in options:
+            raise ValueError(f"{solver} needs at least {stages} evaluations, got {budget}.")
+        if not steps:  # the whole budget is the shorter step
+            options["order"] = remainder
+            return 1
+        options["first"] = remainder
+        return steps + (remainder > 0)
+    if solver in ("deis", "res"):
+        options.setdefault("starter", budget >= 20)
+        corrector = bool(options.get("corrector", False))
+        return budget - (extra(options["order"], corrector) if options["starter"] else 0)
+    return budget
+
+
+def _stages(solver: str, options: dict[str, Any]) -> int:
+    """Return the evaluations of one step."""
+    if solver == "rho_rk":
+        return len(TABLEAUS[choose("method", options.get("method", "kutta3"), TABLEAUS)][1])
+    if solver in ("heun", "krogstad"):
+        return _FIXED[solver]
+    staged = solver == "res" and not options.get("multistep", False)
+    staged = staged or (solver == "dpmpp" and options.get("single", False))
+    return options["order"] if staged else 1
+
+
+def _order(budget: int, solver: str, order: int | None) -> int:
     """Return the order to use: the default is lowered to the budget, a given one must fit."""
     if order is None:
-        return min(_ORDERS[solver], evaluations)
+        return min(_ORDERS[solver], budget)
     whole("order", order)
-    if order > evaluations:
-        raise ValueError(f"order={order} needs at least {order} evaluations, got {evaluations}.")
+    if order > budget:
+        raise ValueError(f"order={order} needs at least {order} evaluations, got {budget}.")
     return order

@@ -51,9 +51,25 @@ def variable(process: Process, name: str) -> Callable[[Tensor], Tensor]:
     }[name]
 
 
+def one(like: Tensor) -> Tensor:
+    """Return identity tables of the same shape."""
+    return torch.eye(like.shape[-1], dtype=like.dtype).expand_as(like)
+
+
 def finite(process: Process, t: Tensor) -> bool:
     """Say whether the clock is finite at t: signal and noise are both present."""
     return bool(process.clock(t.detach()).isfinite())
+
+
+def require_scalar(process: Process, what: str) -> ScalarProcess:
+    """Return the process if it has one noise level.
+
+    Raises:
+        ValueError: naming what needs it.
+    """
+    if not isinstance(process, ScalarProcess):
+        raise ValueError(f"{what} needs a process with one noise level, got {process.describe()}.")
+    return process
 
 
 def transfer(process: Process, wants: Wants, start: Level, end: Level) -> Tensor:

@@ -14,6 +14,9 @@ in circulation; it is right for c3 = 1 only and of order 2 otherwise.) DPM-Solve
 b2 = m0 / (2 c2) instead, which meets the second condition at h = 0 only; its three-stage method with
 (1/3, 2/3) is RES with gamma = 0.
 
+Krogstad's four stages add the third moment. All are sums of moments, so they run on every linear
+process.
+
 Papers: RES, arXiv:2308.02157; DPM-Solver++, arXiv:2211.01095.
 """
 
@@ -23,15 +26,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from redrift._core.errors import choose, whole
-from redrift.process import Process
+from redrift.process import Level, Process
 from redrift.process.base import Wants
-from redrift.solvers.coefficients import constant, finite, fraction, moments, transfer
-from redrift.solvers.multistep import Adams, DPMpp, single
-from redrift.solvers.plan import Plan, Row
+from redrift.solvers.churn import churned
+from redrift.solvers.coefficients import constant, finite, fraction, moments, one, transfer
+from redrift.solvers.multistep import Adams, single
+from redrift.solvers.plan import End, Plan, Row
+
+_STAGES = {2: (1 / 2, 0.0), 3: (1 / 3, 2 / 3)}  # positions in a shorter first step
 
 
 def gamma(c2: float, c3: float) -> float:
@@ -79,28 +84,45 @@ class RungeKutta:
         if order == 1 or not (finite(process, t) and finite(process, next_t)):
             row = single(process, self.wants, start, end)
             return (Row(start, end, row.asks, row.A, row.C),)
-        c2 = 1 / 2 if order < self.order else self.c2
+        if order == 4:
+            return (self._krogstad(process, start, end),)
+        c2, c3 = (self.c2, self.c3) if order == self.order else _STAGES[order]
         second = fraction(process, start, end, c2)
         into_second, a21 = constant(process, self.wants, start, second)
         A = transfer(process, self.wants, start, end)
-        one = torch.eye(process.k, dtype=A.dtype).expand_as(A)
         m0, m1 = moments(process, self.wants, start, end, end, 2)
         if order == 2:
             b2 = m1 / c2 if self.weights == "res" else m0 / (2 * c2)
             C = ((), (a21,), (m0 - b2, b2))
-            return (Row(start, end, (start, second), (one, into_second, A), C),)
-        third = fraction(process, start, end, self.c3)
+            return (Row(start, end, (start, second), (one(A), into_second, A), C),)
+        third = fraction(process, start, end, c3)
         into_third, full = constant(process, self.wants, start, third)
         _, inner = moments(process, self.wants, start, third, end, 2)
-        ratio = gamma(c2, self.c3)
+        ratio = gamma(c2, c3)
         if ratio:
             inner = inner + ratio * moments(process, self.wants, start, second, end, 2)[1]
         a32 = inner / c2
-        b3 = m1 / (ratio * c2 + self.c3)
+        b3 = m1 / (ratio * c2 + c3)
         b2 = ratio * b3
         C = ((), (a21,), (full - a32, a32), (m0 - b2 - b3, b2 if ratio else None, b3))
         stages = (start, second, third)
-        return (Row(start, end, stages, (one, into_second, into_third, A), C),)
+        return (Row(start, end, stages, (one(A), into_second, into_third, A), C),)
+
+    def _krogstad(self, process: Process, start: Level, end: Level) -> Row:
+        """Return Krogstad's row; its second and third stage share the middle of the step."""
+        middle = fraction(process, start, end, 1 / 2)
+        half, a21 = constant(process, self.wants, start, middle)
+        A = transfer(process, self.wants, start, end)
+        _, inner = moments(process, self.wants, start, middle, end, 2)
+        m0, m1, m2 = moments(process, self.wants, start, end, end, 3)
+        C = (
+            (),
+            (a21,),
+            (a21 - 4 * inner, 4 * inner),
+            (m0 - 2 * m1, None, 2 * m1),
+            (m0 - 3 * m1 + 2 * m2, 2 * m1 - 2 * m2, 2 * m1 - 2 * m2, 2 * m2 - m1),
+        )
+        return Row(start, end, (start, middle, middle, end), (one(A), half, half, A, A), C)
 
 
 def res(
@@ -115,6 +137,9 @@ def res(
     starter: bool = True,
     lower_final: bool = False,
     first: int = 0,
+    corrector: bool = False,
+    churn: float = 0.0,
+    end: End = "min",
 ) -> Plan:
     """Build RES: the exponential solver that meets all order conditions, single- or multistep.
 
@@ -132,6 +157,9 @@ def res(
         lower_final: multistep only: last step of order 1.
         first: single-step only: stages of a shorter first step, which uses up the remainder of a
             budget (first, because the same step costs most accuracy at the end).
+        corrector: multistep only: correct every step for free, see `deis`.
+        churn: single-step only: EDM's noise injection per run, see `heun`.
+        end: "min", "zero" or "denoise", see `Plan.build`.
 
     Raises:
         ValueError: if the order is not 1 to 3, or the stages allow no method of it.
@@ -141,69 +169,69 @@ def res(
     whole("order", order, most=3)
     choose("wants", wants, ("x0", "eps"))
     if multistep:
-        if c2 is not None or c3 is not None or first:
-            raise ValueError("c2, c3 and first belong to single-step RES; use multistep=False.")
-        rule = Adams(wants, "logrho" if _scalar(process) else "t", order, starter, lower_final)
-        name = f"RES order {order}, multistep"
+        if c2 is not None or c3 is not None or first or churn:
+            raise ValueError("c2, c3, first and churn belong to single-step RES.")
+        variable = "logrho" if process.k == 1 and not process.modes else "t"
+        rule = Adams(wants, variable, order, starter, lower_final, corrector)
+        name = f"RES order {order}, multistep{', corrected' if corrector else ''}"
+        papers = ("res", "unipc") if corrector else ("res",)
         return Plan.build(
-            process, times, rule, wants=wants, order=order, name=name, papers=("res",)
-        )
+            process, times, rule, wants=wants, order=order, history=order - 1 + corrector,
+            name=name, papers=papers, end=end,
+        )  # fmt: skip
+    if corrector or lower_final:
+        raise ValueError("corrector and lower_final belong to multistep RES: multistep=True.")
     c2 = c2 if c2 is not None else (1 / 2 if order == 2 else 1 / 3)
     c3 = c3 if c3 is not None else 2 / 3
     if order == 3:
         gamma(c2, c3)
     elif not 0 < c2 <= 1:
         raise ValueError(f"c2 must lie in (0, 1], got {c2}.")
-    return _single(process, times, RungeKutta(order, wants, "res", c2, c3), first, "RES")
+    rule = RungeKutta(order, wants, "res", c2, c3)
+    return single_step(process, times, rule, first, "RES", end, churn)
 
 
-def dpmpp(
+def krogstad(
     process: Process,
     times: Tensor | Sequence[float],
     *,
-    order: int = 2,
-    single: bool = False,
-    lower_final: bool = False,
+    wants: Wants = "x0",
     first: int = 0,
+    end: End = "min",
 ) -> Plan:
-    """Build DPM-Solver++ as published: single-step (2S, 3S) or multistep (2M, 3M).
-
-    Paper: DPM-Solver++, arXiv:2211.01095.
+    """Build Krogstad's four-stage exponential Runge-Kutta method of order 4.
 
     Args:
         process: the law.
         times: (steps + 1,) strictly decreasing times.
-        order: 1, 2 or 3. Multistep order 3 converges with order 2 (its slopes are approximate).
-        single: stages within the step instead of earlier predictions.
-        lower_final: multistep only: last step of order 1.
-        first: single-step only: stages of a shorter first step, see `res`.
+        wants: reading, "x0" or "eps".
+        first: stages of a shorter first step, 0 for none, see `res`.
+        end: "min", "zero" or "denoise", see `Plan.build`.
 
-    Cost: `order` evaluations per step single-step, 1 multistep.
+    Cost: 4 evaluations per step.
     """
-    whole("order", order, most=3)
-    if single:
-        c2 = 1 / 2 if order == 2 else 1 / 3
-        rule = RungeKutta(order, "x0", "dpmpp", c2, 2 / 3)
-        return _single(process, times, rule, first, "DPM-Solver++")
-    rule = DPMpp(order, lower_final)
-    name = f"DPM-Solver++ order {order}, multistep"
-    return Plan.build(process, times, rule, wants="x0", order=order, name=name, papers=("dpmpp",))
+    choose("wants", wants, ("x0", "eps"))
+    rule = RungeKutta(4, wants, "res", 1 / 2, 1 / 2)
+    return single_step(process, times, rule, first, "Krogstad", end)
 
 
-def _scalar(process: Process) -> bool:
-    return process.k == 1 and not process.modes
-
-
-def _single(
-    process: Process, times: Tensor | Sequence[float], rule: RungeKutta, first: int, family: str
+def single_step(
+    process: Process,
+    times: Tensor | Sequence[float],
+    rule: RungeKutta,
+    first: int,
+    family: str,
+    end: End,
+    churn: float = 0.0,
 ) -> Plan:
     """Build a single-step plan; `first` counts the stages of its first step."""
     whole("first", first, least=0, most=rule.order - 1)
+    steps = len(times) - 1
     if first:
-        rule = replace(rule, steps=len(times) - 1, first=first)
-    papers = ("res",) if family == "RES" else ("dpmpp",)
-    name = f"{family} order {rule.order}, single-step"
+        rule = replace(rule, steps=steps - (end == "zero"), first=first)
+    papers = {"RES": ("res",), "DPM-Solver++": ("dpmpp",), "Krogstad": ("res",)}[family]
+    name = f"{family} order {rule.order}, single-step{f', churn {churn:g}' if churn else ''}"
     return Plan.build(
-        process, times, rule, wants=rule.wants, order=rule.order, history=0, name=name,
-        papers=papers,
+        process, times, churned(process, rule, churn, steps), wants=rule.wants, order=rule.order,
+        history=0, name=name, papers=papers, stochastic=churn > 0, end=end,
     )  # fmt: skip

@@ -21,6 +21,13 @@ _PAPERS = {
     "dpmpp": ("lu2022dpmpp", "Lu, Cheng and Zhou, Yuhao and Bao, Fan and Chen, Jianfei and Li, "
               "Chongxuan and Zhu, Jun", "DPM-Solver++: Fast Solver for Guided Sampling of "
               "Diffusion Probabilistic Models", "2211.01095"),
+    "unipc": ("zhao2023unipc", "Zhao, Wenliang and Bai, Lujia and Rao, Yongming and Zhou, Jie and "
+              "Lu, Jiwen", "UniPC: A Unified Predictor-Corrector Framework for Fast Sampling of "
+              "Diffusion Models", "2302.04867"),
+    "edm": ("karras2022edm", "Karras, Tero and Aittala, Miika and Aila, Timo and Laine, Samuli",
+            "Elucidating the Design Space of Diffusion-Based Generative Models", "2206.00364"),
+    "ipndm": ("liu2022pndm", "Liu, Luping and Ren, Yi and Lin, Zhijie and Zhao, Zhou",
+              "Pseudo Numerical Methods for Diffusion Models on Manifolds", "2202.09778"),
 }  # fmt: skip
 
 

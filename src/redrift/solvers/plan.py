@@ -14,16 +14,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from redrift._core.errors import whole
+from redrift._core.errors import choose, whole
 from redrift._core.linalg import combine
-from redrift.process import Level, Process
+from redrift.process import Level, Process, convert
 from redrift.process.base import Wants
 
+End = Literal["min", "zero", "denoise"]
 Coefficients = tuple[Tensor | None, ...]
 _SMALL = 4096  # entries: steps with larger tables are made again when asked for, not kept
 
@@ -73,6 +74,33 @@ class Rule(Protocol):
             left: number of steps after this one.
         """
         ...
+
+
+@dataclass(frozen=True)
+class CleanEnd:
+    """Rule: another rule's steps, and a last step that returns the predicted clean state.
+
+    Attributes:
+        rule: of the steps before.
+        wants: reading of the predictions.
+    """
+
+    rule: Rule
+    wants: Wants
+
+    def __call__(
+        self, process: Process, past: Sequence[Tensor], t: Tensor, next_t: Tensor, *, left: int
+    ) -> Sequence[Row]:
+        """Return the step's rows."""
+        if left:
+            return self.rule(process, past, t, next_t, left=left - 1)
+        start = process.level(t)
+        eye = torch.eye(process.k, dtype=t.dtype).expand_as(start.signal)
+        end = Level(next_t, eye, torch.zeros_like(eye))
+        A, C = convert(process, start, self.wants, "x0")
+        if past and torch.equal(past[0].detach(), t.detach()):
+            return (Row(start, end, (), (A,), ((C,),), fresh=False),)
+        return (Row(start, end, (start,), (eye, A), ((), (C,))),)
 
 
 class Ask(NamedTuple):
@@ -195,14 +223,34 @@ class Plan:
         name: str = "own rule",
         papers: tuple[str, ...] = (),
         stochastic: bool = False,
+        end: End = "min",
     ) -> Plan:
         """Build a plan from a rule; the arguments are the attributes of the same names.
+
+        Args:
+            process: the law.
+            times: (steps + 1,) strictly decreasing times.
+            rule: makes the rows.
+            wants: reading of the predictions.
+            order: number of points the polynomials use.
+            history: how many earlier predictions are kept; None is order - 1.
+            name: what the printed plan says.
+            papers: keys of the papers to cite.
+            stochastic: whether the rule adds noise.
+            end: "min" returns the state at times[-1]; "zero" makes the last step end at the clean
+                level instead; "denoise" adds a step from times[-1] to it, one evaluation more.
 
         Raises:
             ValueError: if the times are not strictly decreasing within the horizon, if the order
                 is above the number of steps, or if the reading cannot start at times[0].
         """
         times = check_times(process, times)
+        choose("end", end, ("min", "zero", "denoise"))
+        if end != "min" and not isinstance(rule, CleanEnd):
+            clean = times.new_tensor([process.clean])
+            times = torch.cat((times[:-1] if end == "zero" else times, clean))
+            rule = CleanEnd(rule, wants)
+            check_times(process, times)
         whole("order", order)
         history = order - 1 if history is None else history
         if history > len(times) - 2:
@@ -210,7 +258,7 @@ class Plan:
                 f"order={order} needs at least {order} steps, the grid has {len(times) - 1}; "
                 "lower the order or use a finer grid."
             )
-        process.reading(process.level(times[-1].detach()), wants)
+        process.reading(process.level(times[0].detach()), wants)
         if wants == "eps" and not bool((process.signal(times[0].detach()) != 0).any()):
             raise ValueError(
                 f"a plan that wants 'eps' cannot start at t={float(times[0])}, where the signal is "
@@ -277,7 +325,7 @@ def check_times(process: Process, times: Tensor | Sequence[float]) -> Tensor:
 
     Raises:
         ValueError: if they are not a strictly decreasing list of at least two times within
-            [0, horizon].
+            [clean, horizon].
     """
     times = torch.as_tensor(times, dtype=torch.float64, device="cpu")
     if times.ndim != 1 or len(times) < 2:

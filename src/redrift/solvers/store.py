@@ -15,12 +15,48 @@ from typing import Any
 from redrift._core.errors import choose
 from redrift._core.files import write_atomically
 from redrift.process import from_dict, to_dict
+from redrift.solvers.ancestral import Ancestral, ExponentialSDE
+from redrift.solvers.churn import Churned
+from redrift.solvers.dpmpp import DPMpp
 from redrift.solvers.exprk import RungeKutta
-from redrift.solvers.multistep import Adams, Ancestral, DPMpp
-from redrift.solvers.plan import Plan, Rule
+from redrift.solvers.multistep import Adams
+from redrift.solvers.plan import CleanEnd, Plan, Rule
+from redrift.solvers.rhork import IPNDM, RhoRungeKutta
 
-_RULES: dict[str, Any] = {rule.__name__: rule for rule in (Adams, DPMpp, Ancestral, RungeKutta)}
+_RULES: dict[str, Any] = {
+    rule.__name__: rule
+    for rule in (
+        Adams,
+        Ancestral,
+        Churned,
+        CleanEnd,
+        DPMpp,
+        ExponentialSDE,
+        IPNDM,
+        RhoRungeKutta,
+        RungeKutta,
+    )
+}
 _FORMAT = 1
+
+
+def _rule_to_dict(rule: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return a rule's kind and options, with the rule inside it, if any, likewise."""
+    kind = type(rule).__name__
+    if _RULES.get(kind) is not type(rule):
+        raise ValueError(f"the rule {kind} is not one of {', '.join(_RULES)}: it cannot be saved.")
+    options = {field.name: getattr(rule, field.name) for field in dataclasses.fields(rule)}
+    if "rule" in options:
+        options["rule"] = _rule_to_dict(options["rule"])
+    return {"kind": kind, **options}
+
+
+def _rule_from_dict(data: dict[str, Any]) -> Rule:
+    options = dict(data)
+    kind = _RULES[choose("rule", options.pop("kind"), _RULES)]
+    if "rule" in options:
+        options["rule"] = _rule_from_dict(options["rule"])
+    return kind(**options)
 
 
 def to_json(plan: Plan) -> str:
@@ -29,13 +65,10 @@ def to_json(plan: Plan) -> str:
     Raises:
         ValueError: if its rule or process is the user's own, which a file cannot hold.
     """
-    kind = type(plan.rule).__name__
-    if plan.rule is None or _RULES.get(kind) is not type(plan.rule):
-        raise ValueError(f"the rule {kind} is not one of {', '.join(_RULES)}: it cannot be saved.")
     return json.dumps(
         {
             "format": _FORMAT,
-            "rule": {"kind": kind, **dataclasses.asdict(plan.rule)},  # pyright: ignore
+            "rule": _rule_to_dict(plan.rule),
             "process": to_dict(plan.process),
             "times": plan.times.tolist(),
             "wants": plan.wants,
@@ -57,8 +90,7 @@ def from_json(text: str) -> Plan:
     """
     try:
         data = json.loads(text)
-        options = dict(data["rule"])
-        rule: Rule = _RULES[choose("rule", options.pop("kind"), _RULES)](**options)
+        rule = _rule_from_dict(data["rule"])
         if data["format"] != _FORMAT:
             raise ValueError(f"format {data['format']} is not the supported {_FORMAT}")
         process = from_dict(data["process"])

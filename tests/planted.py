@@ -1,0 +1,436 @@
+"""Planted bugs: each is put into a copy of the library, where the laws named with it must turn red.
+
+`make test-planted` runs this file. A bug is text that must occur exactly once in a source file and
+what replaces it, so an entry that no longer applies fails loudly. The laws run in a process of
+their own that imports the copy; a law is red when a test of it fails on what it checks: a test that
+cannot be found, collected or imported is an error here, not a catch. The same laws must pass on a
+copy without any bug.
+
+Run as a program, this file is that process: `python planted.py FOLDER LAW...` runs the laws on the
+copy in the folder and writes what became of every test.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+OUTCOMES = "outcomes.json"
+WRONG_PACKAGE = 90
+# A test that ends with one of these says that the planted text is broken, not that the law holds.
+BROKEN = {"AttributeError", "ImportError", "ModuleNotFoundError", "NameError", "SyntaxError"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Bug:
+    """A bug by name: (file, text, replacement) in src/redrift, and the laws that catch it."""
+
+    name: str
+    edits: tuple[tuple[str, str, str], ...]
+    laws: tuple[str, ...]
+
+
+def bug(name, file, old, new, *laws):
+    return Bug(name, ((file, old, new),), laws)
+
+
+BUGS = [
+    # --- tables of the plans ---
+    bug(
+        "the published gamma of three-stage RES, with c3 cubed",
+        "solvers/exprk.py",
+        "value = (3 * c3**2 - 2 * c3)",
+        "value = (3 * c3**3 - 2 * c3)",
+        "test_orders.py::test_three_stage_res_is_of_order_three_for_every_choice_of_its_stages"
+        "[0.5-0.75-x0]",
+        "test_equivalences.py::test_res_rows_are_the_phi_functions",
+    ),
+    bug(
+        "history oldest first",
+        "solvers/plan.py",
+        "zip(row.C[s], own + memory)",
+        "zip(row.C[s], own + memory[::-1])",
+        "test_equivalences.py::test_rho_deis_on_ve_is_the_linear_multistep_method",
+        "test_orders.py::test_deis_of_order_q_with_exact_history_converges_with_slope_q[EDM-3-t]",
+    ),
+    bug(
+        "a first step of order one instead of the starter",
+        "solvers/multistep.py",
+        "if self.starter and len(points) < order - 1:",
+        "if False:",
+        "test_orders.py::test_the_starter_keeps_the_order_of_deis[VP-3]",
+    ),
+    bug(
+        "start and end swapped in the transfer",
+        "solvers/coefficients.py",
+        "return product(process.reading(end, wants)[0], inverse(process.reading(start, wants)[0]))",
+        "return product(process.reading(start, wants)[0], inverse(process.reading(end, wants)[0]))",
+        "test_equivalences.py::test_order_one_of_everything_is_ddim[deis-VP]",
+    ),
+    bug(
+        "weights without the length of the interval",
+        "solvers/coefficients.py",
+        "(weights * (last - first))",
+        "weights",
+        "test_rows.py::test_coefficients_are_a_partition_of_the_constant_step[deis 2-VP]",
+    ),
+    bug(
+        "every Lagrange node one step too late",
+        "solvers/multistep.py",
+        "(usable if ready else [t, *usable])[:order]",
+        "(usable if ready else [next_t, t, *usable][:-1])[:order]",
+        "test_equivalences.py::test_rho_deis_on_ve_is_the_linear_multistep_method",
+    ),
+    bug(
+        "ratio of the steps inverted in DPM-Solver++",
+        "solvers/multistep.py",
+        "r0 = (clock(t) - clock(usable[0])) / h",
+        "r0 = h / (clock(t) - clock(usable[0]))",
+        "test_equivalences.py::test_dpm_solver_rows_are_the_published_formulas",
+    ),
+    bug(
+        "eta not squared in the posterior variance",
+        "solvers/multistep.py",
+        "P = self.eta**2 * (",
+        "P = self.eta * (",
+        "test_equivalences.py::test_ancestral_steps_keep_the_marginals_of_gaussian_data[0.3]",
+    ),
+    bug(
+        "the covariance in place of the posterior variance",
+        "solvers/multistep.py",
+        "P = self.eta**2 * (after - product(bridge, back.mT))",
+        "P = self.eta**2 * after",
+        "test_equivalences.py::test_full_noise_is_ddpm_with_the_posterior_variance",
+    ),
+    bug(
+        "the shorter step last",
+        "solvers/exprk.py",
+        "left == self.steps - 1",
+        "left == 0",
+        "test_rows.py::test_the_shorter_step_comes_first",
+    ),
+    bug(
+        "a plan's file without one option of its rule",
+        "solvers/store.py",
+        "**dataclasses.asdict(plan.rule)}",
+        "**{k: v for k, v in dataclasses.asdict(plan.rule).items() if k != 'lower_final'}}",
+        "test_rows.py::test_a_plan_survives_a_file_bit_for_bit[res multistep, low end]",
+    ),
+    # --- processes, readings and grids ---
+    bug(
+        "the Cholesky factor in place of gDDIM's root",
+        "process/base.py",
+        'return lower if kind == "L" else lower @ rotation(self, t)',
+        "return lower",
+        "test_process.py::test_the_root_squares_to_the_covariance_and_keeps_the_noise_constant"
+        "[Spring]",
+    ),
+    bug(
+        "the sign of the score as a source",
+        "process/convert.py",
+        'noise = one if source == "eps" else -transpose(root)',
+        'noise = one if source == "eps" else transpose(root)',
+        "test_conversions.py::test_every_reading_of_an_oracle_is_consistent[VP]",
+    ),
+    Bug(
+        "the sign of the score both ways, which round trips hide",
+        (
+            (
+                "process/convert.py",
+                'noise = one if source == "eps" else -transpose(root)',
+                'noise = one if source == "eps" else transpose(root)',
+            ),
+            (
+                "process/convert.py",
+                "return zero, -inverse(transpose(root))",
+                "return zero, inverse(transpose(root))",
+            ),
+        ),
+        ("test_conversions.py::test_v_and_flow_are_defined_where_the_signal_is_zero",),
+    ),
+    bug(
+        "the angle of v without the scale of the data, in steps",
+        "process/base.py",
+        "clean = level.signal * self.sigma_data",
+        "clean = level.signal",
+        "test_process.py::test_increments_are_the_derivative_of_the_reading[v-EDM]",
+    ),
+    bug(
+        "the angle of v without the scale of the data, in conversions",
+        "process/convert.py",
+        "((process.sigma_data * level.signal) ** 2 + level.root**2)",
+        "(level.signal**2 + level.root**2)",
+        "test_conversions.py::test_preconditioning_is_the_angle_reading_of_the_raw_network",
+    ),
+    bug(
+        "1 - exp in place of expm1",
+        "process/vp.py",
+        "torch.sqrt(-torch.expm1(-self._integral(t)))",
+        "torch.sqrt(1 - torch.exp(-self._integral(t)))",
+        "test_process.py::test_small_times_keep_their_digits",
+    ),
+    bug(
+        "log(1 + x) in place of log1p in the inverse of VP's clock",
+        "process/vp.py",
+        "b = torch.nn.functional.softplus(-2 * w, threshold=60)",
+        "b = torch.log(1 + torch.exp(-2 * w))",
+        "test_process.py::test_small_times_keep_their_digits",
+    ),
+    bug(
+        "slopes of a table's cubic not limited",
+        "process/table.py",
+        "inner = 2 * d[1:] * d[:-1] / (d[1:] + d[:-1])",
+        "inner = (d[1:] + d[:-1]) / 2",
+        "test_process.py::test_a_table_process_meets_its_table_and_is_smooth_between",
+    ),
+    bug(
+        "the power of the quadratic grid",
+        "process/grids.py",
+        '"quadratic": 2.0',
+        '"quadratic": 2.1',
+        "test_process.py::test_quadratic_means_the_same_noise_levels_on_every_process",
+    ),
+    bug(
+        "a cosine transform that is not orthonormal",
+        "_core/dct.py",
+        "rows[0] /= math.sqrt(2)",
+        "rows[0] /= 2",
+        "test_conversions.py::test_every_reading_of_an_oracle_is_consistent[Melt]",
+    ),
+    # --- the loop ---
+    bug(
+        "history not gathered by the ancestors",
+        "solvers/plan.py",
+        "memory = [e[move.ancestors] for e in memory]",
+        "memory = list(memory)",
+        "test_sampling.py::test_ancestors_regather_history_and_conditions",
+    ),
+    bug(
+        "conditions not gathered by the ancestors",
+        "denoise/denoiser.py",
+        "name: value[index.to(value.device)] if _per_sample(value) else value",
+        "name: value",
+        "test_sampling.py::test_ancestors_regather_history_and_conditions",
+    ),
+    bug(
+        "a known prediction ignored",
+        "solvers/plan.py",
+        "answer = ready if ready is not None else (yield Ask(z, level))",
+        "answer = yield Ask(z, level)",
+        "test_sampling.py::test_a_known_prediction_saves_its_evaluation",
+    ),
+    bug(
+        "a known prediction used for a stage elsewhere",
+        "solvers/plan.py",
+        "if s == 0 and row.fresh:",
+        "if s == 0 and (row.fresh or ready is not None):",
+        "test_sampling.py::test_a_known_prediction_saves_its_evaluation",
+    ),
+    bug(
+        "one stream for a list of generators",
+        "_core/rng.py",
+        "torch.randn(block, generator=g, dtype=dtype, device=g.device)",
+        "torch.randn(block, generator=generator[0], dtype=dtype, device=g.device)",
+        "test_sampling.py::test_a_sample_does_not_depend_on_the_batch_split[ddpm]",
+    ),
+    bug(
+        "the first generators for every part of a split batch",
+        "sampling.py",
+        "split(generator, rows.start, rows.stop)",
+        "split(generator, 0, rows.stop - rows.start)",
+        "test_sampling.py::test_a_sample_does_not_depend_on_the_batch_split[ddpm]",
+    ),
+    bug(
+        "the incoming state changed in place",
+        "_core/linalg.py",
+        "return z * float(table)",
+        "return z.mul_(float(table))",
+        "test_sampling.py::test_inputs_stay_and_the_global_generator_is_untouched",
+    ),
+    bug(
+        "the incoming state changed in place where its table is one",
+        "_core/linalg.py",
+        "return z * float(table)",
+        "return z if float(table) == 1 else z * float(table)",
+        "test_sampling.py::test_inputs_stay_and_the_global_generator_is_untouched",
+    ),
+    bug(
+        "a state of half precision",
+        "sampling.py",
+        "least = torch.promote_types(x.dtype, torch.float32) if dtype is None else dtype",
+        "least = x.dtype if dtype is None else dtype",
+        "test_sampling.py::test_the_state_is_never_below_single_precision",
+    ),
+    bug(
+        "no check that the state is finite",
+        "sampling.py",
+        "if not math.isfinite(float(state.sum())):",
+        "if False:",
+        "test_sampling.py::test_a_network_that_returns_nan_is_stopped_at_its_step_and_time",
+    ),
+    # --- denoisers ---
+    bug(
+        "guidance counted from the wrong side",
+        "denoise/wrappers.py",
+        "return dropped + self.scale * (given - dropped)",
+        "return given + self.scale * (given - dropped)",
+        "test_sampling.py::test_guidance_is_the_same_in_every_reading",
+    ),
+    bug(
+        "a mixture's evidence without its determinant",
+        "denoise/exact.py",
+        "(residual**2 * (g / spread) + spread.log())",
+        "(residual**2 * (g / spread))",
+        "test_sampling.py::test_samples_of_exact_data_are_the_data",
+    ),
+    bug(
+        "the examples' norms missing from the empirical posterior",
+        "denoise/exact.py",
+        "logits = (g * x.flatten(1)) @ data.T - g @ (data**2).T / 2",
+        "logits = (g * x.flatten(1)) @ data.T",
+        "test_sampling.py::test_samples_of_exact_data_are_the_data",
+    ),
+    # --- path measures and weights ---
+    bug(
+        "Girsanov's weight without its quadratic term",
+        "measure/noise.py",
+        "return -total(delta * (eta + delta / 2))",
+        "return -total(delta * eta)",
+        "test_path_measure.py::test_kernel_ratio_is_girsanovs_formula_when_the_covariance_is_shared"
+        "[0.3]",
+        "test_path_measure.py::test_weights_of_a_random_control_are_unbiased_for_z[1-control]",
+    ),
+    bug(
+        "the determinant of a reversed kernel's map with the wrong sign",
+        "rollout.py",
+        "exponents - p_spread - p_volume + log_det(law, xi)",
+        "exponents - p_spread + p_volume + log_det(law, xi)",
+        "test_path_measure.py::test_optimal_reverse_gives_the_exact_log_density_in_every_path[2]",
+    ),
+    bug(
+        "antithetic pairs half a batch apart",
+        "rollout.py",
+        "torch.stack([half, -half], dim=1).reshape(shape)",
+        "torch.cat([half, -half])",
+        "test_path_measure.py::test_antithetic_pairs_are_exact_draws_with_opposite_noise",
+    ),
+    bug(
+        "systematic resampling on a comb that does not move",
+        "measure/resampling.py",
+        "_uniform(len(w), 1, w, generator)",
+        "torch.full((len(w), 1), 0.5)",
+        "test_resampling.py::test_resampling_is_unbiased[systematic-4]",
+    ),
+    bug(
+        "remainders drawn by the full weights",
+        "measure/resampling.py",
+        "torch.where(none_left, w, remainder)",
+        "w",
+        "test_resampling.py::test_resampling_is_unbiased[residual-7]",
+    ),
+]
+
+
+def test_names_of_planted_bugs_are_unique():
+    assert len({bug.name for bug in BUGS}) == len(BUGS)
+
+
+@pytest.mark.planted
+def test_the_laws_pass_without_a_bug(tmp_path):
+    copy = copied(tmp_path)
+    laws = sorted({law for bug in BUGS for law in bug.laws})
+    code, outcomes, output = run_laws(copy, laws)
+    assert code == 0, output
+    for law in laws:
+        assert [o for test, o, _ in outcomes if belongs(test, law)] == ["passed"], (law, output)
+
+
+@pytest.mark.planted
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+def test_a_planted_bug_turns_its_laws_red(bug, tmp_path):
+    copy = copied(tmp_path)
+    for file, old, new in bug.edits:
+        plant(copy / "src" / "redrift" / file, old, new)
+    code, outcomes, output = run_laws(copy, bug.laws)
+    assert code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED), output
+    for law in bug.laws:
+        found = [(o, error) for test, o, error in outcomes if belongs(test, law)]
+        assert found, f"{law} did not run:\n{output}"
+        assert all(error not in BROKEN for _, error in found), output
+        assert any(o == "failed" for o, _ in found), f"{law} did not see the bug"
+
+
+def copied(folder):
+    """Copy what the laws need into a folder."""
+    clean = shutil.ignore_patterns("__pycache__", ".hypothesis")
+    for part in ("src", "tests"):
+        shutil.copytree(ROOT / part, folder / part, ignore=clean)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder
+
+
+def plant(path, old, new):
+    text = path.read_text(encoding="utf-8")
+    count = text.count(old)
+    assert count == 1, f"{old!r} occurs {count} times in {path.name}: bring the entry up to date"
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def belongs(test, law):
+    """Say whether a test is one of a law, named with its parameters or without."""
+    return test == f"tests/laws/{law}" or test.startswith(f"tests/laws/{law}[")
+
+
+def run_laws(copy, laws):
+    """Run laws on a copy: the exit code, (test, outcome, error) of each, and what was printed."""
+    done = subprocess.run(
+        [sys.executable, "-B", str(copy / "tests" / "planted.py"), str(copy), *laws],
+        cwd=copy,
+        env={**os.environ, "PYTHONPATH": str(copy / "src"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    output = done.stdout + done.stderr
+    assert (copy / OUTCOMES).is_file(), output
+    return done.returncode, json.loads((copy / OUTCOMES).read_text()), output
+
+
+class Recorder:
+    """Keep the outcome of every test, and the error where there is one."""
+
+    def __init__(self):
+        self.outcomes = []
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item, call):
+        report = yield
+        # a failing fixture is an error, which no law may be named for
+        if report.when == "call" or not report.passed:
+            outcome = report.outcome if report.when == "call" else f"{report.when} failed"
+            error = call.excinfo.typename if call.excinfo else None
+            self.outcomes.append((item.nodeid, outcome, error))
+        return report
+
+
+def main(folder, *laws):
+    import redrift
+
+    if Path(folder).resolve() not in Path(redrift.__file__).resolve().parents:
+        print(f"the laws would run on {redrift.__file__}, not on the copy in {folder}")
+        return WRONG_PACKAGE
+    recorder = Recorder()
+    options = ["-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    code = pytest.main([*options, *(f"tests/laws/{law}" for law in laws)], plugins=[recorder])
+    (Path(folder) / OUTCOMES).write_text(json.dumps(recorder.outcomes))
+    return int(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
