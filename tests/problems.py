@@ -126,6 +126,7 @@ def mixture(process, *, components=4, dim=4, low=0.15, high=0.3, seed=0):
         means = torch.randn(components, 1, *process.modes, generator=g, dtype=F64) / 2
         return GaussianMixture(weights, means, torch.full((components,), 0.3, dtype=F64), process)
     means = torch.randn(components, dim, generator=g, dtype=F64) / 2
+    means = means - (weights / weights.sum()) @ means
     std = low + (high - low) * torch.rand(components, dim, generator=g, dtype=F64)
     return GaussianMixture(weights, means, std, process)
 

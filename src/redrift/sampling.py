@@ -22,6 +22,7 @@ from redrift._core.rng import Generators, normal, split
 from redrift.denoise import Denoiser, Shared
 from redrift.process import Process
 from redrift.solvers import Ask, Law, Move, Plan, Row, walk
+from redrift.solvers.adaptive import adapt, check_tolerance
 
 Callback = Callable[[int, float, Tensor], None]
 
@@ -97,6 +98,7 @@ def sample(
     progress: bool = False,
     callback: Callback | None = None,
     batch_size: int | None = None,
+    tol: float | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     return_state: bool = False,
@@ -117,6 +119,8 @@ def sample(
         progress: show a bar that counts evaluations.
         callback: called after every row as callback(index, time, state).
         batch_size: run at most that many samples at once.
+        tol: choose the steps by an embedded error estimate, at most tol per step in units of the
+            data; the plan, three-stage RES, then gives the ends and the first step only.
         dtype: of the state, float32 or wider; None is float32, or x's if wider.
         device: of the state; None is x's, or the model's.
         return_state: return the modal state where it has more than the data, as (B, k, *shape).
@@ -128,7 +132,7 @@ def sample(
 
     Raises:
         ValueError: if plan and model disagree on the process, the shape lacks a batch, or batch_size
-            would split a policy that couples samples.
+            would split a policy that couples samples, or tol cannot be met.
         NumericalError: if the state stops being finite; it carries the step and the time.
 
     Cost: plan.evaluations network calls on the batch; order + 1 states of memory.
@@ -157,8 +161,11 @@ def sample(
         raise ValueError(
             f"batch_size={size} would split {len(z)} samples that the policy couples; leave it out."
         )
+    if tol is not None:
+        check_tolerance(plan, tol, z.dtype)
     parts = []
-    calls = math.ceil(len(z) / size) * plan.evaluations if progress else None
+    known = progress and tol is None
+    calls = math.ceil(len(z) / size) * plan.evaluations if known else None
     with tqdm(total=calls, disable=not progress, unit="evaluation") as bar:
         for first in range(0, len(z), size):
             rows = slice(first, min(first + size, len(z)))
@@ -167,7 +174,7 @@ def sample(
                 for name, value in (cond or {}).items()
             }
             pick = split(generator, rows.start, rows.stop)
-            parts.append(_run(model, plan, z[rows], part, policy, pick, callback, bar))
+            parts.append(_run(model, plan, z[rows], part, policy, pick, callback, bar, tol))
     out = torch.cat(parts)
     return out if return_state and plan.process.k > 1 else plan.process.data(out)
 
@@ -225,6 +232,7 @@ def _run(
     generator: Generators,
     callback: Callback | None,
     bar: tqdm[Any],
+    tol: float | None,
 ) -> Tensor:
     """Walk the plan for one batch."""
     process, wants = plan.process, plan.wants
@@ -240,9 +248,12 @@ def _run(
             repeat = torch.arange(len(z), device=z.device).repeat_interleave(act.width)
             z = z[repeat]
             run.take(repeat)
-        steps = walk(
-            plan.rows, z, k=process.k, modes=process.modes, history=plan.history, done=done
-        )
+        if tol is None:
+            steps = walk(
+                plan.rows, z, k=process.k, modes=process.modes, history=plan.history, done=done
+            )
+        else:
+            steps = adapt(plan, z, tol=tol, done=done)
         try:
             request = next(steps)
             while True:

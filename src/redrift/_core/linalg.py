@@ -29,13 +29,17 @@ def product(*tables: Tensor) -> Tensor:
     """Multiply tables from left to right; plain multiplication for k = 1."""
     result = tables[0]
     for table in tables[1:]:
-        result = result * table if table.shape[-1] == 1 else result @ table
+        result = result * table if _plain(result) and _plain(table) else result @ table
     return result
 
 
 def transpose(table: Tensor) -> Tensor:
     """Transpose each block."""
-    return table if table.shape[-1] == 1 else table.transpose(-1, -2)
+    return table if _plain(table) else table.transpose(-1, -2)
+
+
+def _plain(table: Tensor) -> bool:
+    return table.shape[-1] == 1 and table.shape[-2] == 1
 
 
 def apply(table: Tensor, z: Tensor, modes: tuple[int, ...] = ()) -> Tensor:

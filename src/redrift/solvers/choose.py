@@ -87,8 +87,10 @@ def _steps(solver: str, budget: int, options: dict[str, Any]) -> int:
     if stages > 1:
         steps, remainder = divmod(budget, stages)
         if solver == "heun":
-            if not steps:
-                raise ValueError("heun needs at least 3 evaluations, or 2 with end='min'.")
+            if not steps and options.get("end") in ("min", "denoise"):
+                raise ValueError(
+                    f"heun needs at least 2 evaluations before its end, got {budget}."
+                )
             return steps
         if not steps and "order" not in options:
             raise ValueError(f"{solver} needs at least {stages} evaluations, got {budget}.")

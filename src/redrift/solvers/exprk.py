@@ -105,8 +105,10 @@ class RungeKutta:
         b3 = m1 / (ratio * c2 + c3)
         b2 = ratio * b3
         C = ((), (a21,), (full - a32, a32), (m0 - b2 - b3, b2 if ratio else None, b3))
-        stages = (start, second, third)
-        return (Row(start, end, stages, (one(A), into_second, into_third, A), C),)
+        # the second-order result of the first two stages, taken from the third-order one
+        error = (m1 / c2 - b2 - b3, b2 - m1 / c2, b3)
+        stages, A = (start, second, third), (one(A), into_second, into_third, A)
+        return (Row(start, end, stages, A, C, error=error),)
 
     def _krogstad(self, process: Process, start: Level, end: Level) -> Row:
         """Return Krogstad's row; its second and third stage share the middle of the step."""

@@ -339,9 +339,9 @@ def check_times(process: Process, times: Tensor | Sequence[float]) -> Tensor:
             f"{float(values[i + 1])}; remove repeated times (a step of no length wastes an "
             "evaluation)."
         )
-    if not float(values[-1]) >= 0 or not float(values[0]) <= process.horizon:
+    if not process.clean <= float(values[-1]) or not float(values[0]) <= process.horizon:
         raise ValueError(
-            f"times must lie within [0, {process.horizon}], got {float(values[0])} to "
+            f"times must lie within [{process.clean:g}, {process.horizon}], got {float(values[0])} to "
             f"{float(values[-1])}."
         )
     return times
@@ -382,11 +382,11 @@ def walk(
             if s == 0 and row.fresh:
                 answer = ready if ready is not None else (yield Ask(z, level))
             else:
-                stage = combine(_terms(row, s, z, own, memory), modes)
+                stage = combine(terms(row, s, z, own, memory), modes)
                 answer = yield Ask(stage, level)
             own.append(answer)  # pyright: ignore[reportArgumentType]
         ready = None
-        mean = combine(_terms(row, -1, z, own, memory), modes)
+        mean = combine(terms(row, -1, z, own, memory), modes)
         memory = ([own[j] for j in row.keep] + memory)[:history]
         if row.B is None:
             z = mean
@@ -402,7 +402,7 @@ def walk(
     return z
 
 
-def _terms(
+def terms(
     row: Row, s: int, z: Tensor, own: list[Tensor], memory: list[Tensor]
 ) -> Iterator[tuple[Tensor | None, Tensor]]:
     """Pair the tables of stage s with the states they act on."""

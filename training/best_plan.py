@@ -1,0 +1,136 @@
+"""Fit the default time grids of `rd.best_plan` and write them to src/redrift/solvers/best.json.
+
+The training problems are mixtures of two kinds (narrow and smooth) in several dimensions; the loss
+sees the tail. Held-out mixtures, printed at the end, take no part in the fit.
+"""
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+
+import torch
+
+import redrift as rd
+from redrift.calibration import Trajectories, distances, fit_grid, follow
+from redrift.denoise import GaussianMixture
+from redrift.solvers.warp import warped
+
+F64 = torch.float64
+BUDGETS = (5, 6, 8, 9, 10, 12, 15, 20, 30, 50)
+# sigma / alpha at the ends of models in use, discrete VP and EDM, and the scale of their angle
+RANGES = {"vp": (150.0, 0.01), "edm": (80.0, 0.002)}
+ANGLE = {"vp": 1.0, "edm": 0.5}
+NARROW, SMOOTH = (0.02, 0.15), (0.15, 0.35)
+TRAIN = [(16, 8, NARROW, 11), (16, 8, NARROW, 12), (40, 32, NARROW, 13), (6, 3, NARROW, 14),
+         (4, 8, SMOOTH, 15)]  # fmt: skip
+HELD_OUT = [(16, 8, NARROW, 21), (16, 8, NARROW, 22), (40, 32, NARROW, 23), (4, 8, SMOOTH, 24)]
+
+
+def mixture(process, components, dim, width, seed):
+    """Return a mixture of overall standard deviation one half."""
+    g = torch.Generator().manual_seed(seed)
+    weights = torch.rand(components, generator=g, dtype=F64) + 0.3
+    low, high = width
+    std = low * (high / low) ** torch.rand(components, dim, generator=g, dtype=F64)
+    means = torch.randn(components, dim, generator=g, dtype=F64)
+    share = (weights / weights.sum())[:, None]
+    means = means - (share * means).sum(0)
+    spread = (0.25 - (share * std**2).sum(0)).clamp_min(1e-4)
+    means = means * (spread / (share * means**2).sum(0)).sqrt()
+    return GaussianMixture(weights, means, std, process)
+
+
+def trajectories(process, problem, ends, n, seed):
+    """Return states of the marginal at the first time and their exact ends."""
+    model = mixture(process, *problem)
+    g = torch.Generator().manual_seed(seed)
+    clean = model.sample(n, generator=g)
+    first = clean + ends[0] * torch.randn(clean.shape, generator=g, dtype=F64)
+    grid = rd.timegrid(process, 800, "logsnr", start=ends[0], stop=ends[1])
+    with torch.no_grad():
+        last = follow(model, rd.deis(process, grid, order=4, variable="logrho"), first)
+    return Trajectories(model, first, last)
+
+
+def builder(options):
+    """Return the function from process and times to a plan."""
+    return lambda process, times: rd.deis(process, times, starter=False, **options)
+
+
+def score(build, tasks, times):
+    """Return the median and the 90th percentile of each task's error."""
+    with torch.no_grad():
+        plan = build(tasks[0].model.process, times)
+        errors = [distances(follow(t.model, plan, t.first), t.last) for t in tasks]
+    return [(float(e.median()), float(e.quantile(0.9))) for e in errors]
+
+
+def show(name, scores):
+    """Print geometric means over tasks."""
+
+    def mean(i):
+        return math.exp(sum(math.log(s[i]) for s in scores) / len(scores))
+
+    return f"{name} {mean(0):.1e} / {mean(1):.1e}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--iterations", type=int, default=150)
+    parser.add_argument("--samples", type=int, default=96)
+    parser.add_argument("--budgets", type=int, nargs="*", default=BUDGETS)
+    parser.add_argument("--ranges", nargs="*", default=list(RANGES))
+    parser.add_argument("--order", type=int, default=0, help="0 tries 2, 3 and 4")
+    parser.add_argument("--wants", nargs="*", default=["v"])
+    parser.add_argument("--corrector", action="store_true")
+    parser.add_argument("--tail", type=float, default=0.5)
+    parser.add_argument("--out", type=Path, default=None)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    table = {}
+    for kind in options.ranges:
+        process, ends = rd.EDM(ANGLE[kind], RANGES[kind][0]), RANGES[kind]
+        train = [trajectories(process, p, ends, options.samples, 1) for p in TRAIN]
+        held_out = [trajectories(process, p, ends, 256, 2) for p in HELD_OUT]
+        table[kind] = {}
+        for budget in options.budgets:
+            best = None
+            orders = [options.order] if options.order else [2, 3, 4]
+            for wants in options.wants:
+                for order in orders:
+                    choice = {"order": order, "wants": wants}
+                    if wants == "eps":
+                        choice["variable"] = "logrho"
+                    if options.corrector:
+                        choice["corrector"] = True
+                        if order == 4:
+                            continue
+                    began, build = time.time(), builder(choice)
+                    shares = torch.ones(budget, dtype=F64)
+                    fitted = fit_grid(
+                        build,
+                        train,
+                        shares,
+                        ends,
+                        iterations=options.iterations,
+                        tail=options.tail,
+                    )
+                    scores = score(build, train, warped(process, fitted, ends))
+                    total = sum(math.log(m) + math.log(p) for m, p in scores)
+                    before = score(build, held_out, warped(process, shares, ends))
+                    after = score(build, held_out, warped(process, fitted, ends))
+                    print(f"{kind} {budget:3d} {choice}  {show('train', scores)}  held out: "
+                          f"{show('quadratic', before)}  {show('fitted', after)}  narrow "
+                          f"{after[0][0]:.1e} / {after[0][1]:.1e}, {after[1][0]:.1e} / "
+                          f"{after[1][1]:.1e}  ({time.time() - began:.0f} s)", flush=True)  # fmt: skip
+                    if best is None or total < best[0]:
+                        best = (total, choice, fitted)
+            table[kind][str(budget)] = {**best[1], "shares": [round(float(s), 6) for s in best[2]]}
+            if options.out:
+                options.out.write_text(json.dumps(table, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
