@@ -9,7 +9,7 @@ import torch
 import redrift as rd
 from redrift._core.dct import dct, idct
 from redrift.denoise import GaussianMixture
-from redrift.process import PROCESSES, Process, TableProcess
+from redrift.process import PROCESSES, Process, ScalarProcess, TableProcess
 from redrift.solvers import walk
 
 F64 = torch.float64
@@ -108,13 +108,14 @@ def discrete():
 
 def scalar_processes():
     """Return one of each registered scalar process, by name."""
-    own = {name: kind() for name, kind in PROCESSES.items() if kind is not TableProcess}
-    own = {name: p for name, p in own.items() if p.k == 1 and not p.modes}
+    kinds = {n: kind for n, kind in PROCESSES.items() if issubclass(kind, ScalarProcess)}
+    own = {name: kind() for name, kind in kinds.items() if kind is not TableProcess}
     return {**own, "cosine": rd.VP(schedule="cosine"), "TableProcess": discrete()}
 
 
 def all_processes():
-    own = {n: kind() for n, kind in PROCESSES.items() if kind is not TableProcess}
+    own = {"CLD": rd.CLD(), "CLD, other": rd.CLD(beta=3.0, beta_slope=2.0, mass=0.5, gamma=0.1)}
+    own["Blur"] = rd.Blur((4, 4), blur=2.0)
     return {**scalar_processes(), **own, "Spring": Spring(), "Melt": Melt()}
 
 

@@ -10,11 +10,14 @@ import math
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import redrift as rd
+from redrift._core.files import write_atomically
 from redrift.calibration import Trajectories, distances, fit_grid, follow
 from redrift.denoise import GaussianMixture
+from redrift.solvers.best import _curve
 from redrift.solvers.warp import warped
 
 F64 = torch.float64
@@ -54,9 +57,9 @@ def trajectories(process, problem, ends, n, seed):
     return Trajectories(model, first, last)
 
 
-def builder(options):
+def builder(order):
     """Return the function from process and times to a plan."""
-    return lambda process, times: rd.deis(process, times, starter=False, **options)
+    return lambda process, times: rd.deis(process, times, order=order, wants="v", starter=False)
 
 
 def score(build, tasks, times):
@@ -76,60 +79,51 @@ def show(name, scores):
     return f"{name} {mean(0):.1e} / {mean(1):.1e}"
 
 
+def fit(process, ends, train, budget, earlier, options):
+    """Fit a budget from the evenly spread grid and from the curve of the budget before."""
+    starts = [torch.ones(budget, dtype=F64)]
+    if earlier is not None:
+        curve = _curve(earlier, np.linspace(0, 1, budget + 1))
+        starts.append(torch.from_numpy(np.diff(curve)))
+    iterations = options.iterations if budget < 20 else options.iterations // 2
+    found = []
+    for order in (3, 4) if budget <= 10 else (4,):
+        for shares in starts if budget < 20 else starts[-1:]:
+            fitted = fit_grid(builder(order), train, shares, ends, iterations=iterations)
+            scores = score(builder(order), train, warped(process, fitted, ends))
+            found.append((sum(math.log(m) + math.log(p) for m, p in scores), order, fitted))
+    return min(found, key=lambda entry: entry[0])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--iterations", type=int, default=150)
+    parser.add_argument("--iterations", type=int, default=120)
     parser.add_argument("--samples", type=int, default=96)
     parser.add_argument("--budgets", type=int, nargs="*", default=BUDGETS)
     parser.add_argument("--ranges", nargs="*", default=list(RANGES))
-    parser.add_argument("--order", type=int, default=0, help="0 tries 2, 3 and 4")
-    parser.add_argument("--wants", nargs="*", default=["v"])
-    parser.add_argument("--corrector", action="store_true")
-    parser.add_argument("--tail", type=float, default=0.5)
-    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--out", type=Path, default=Path("src/redrift/solvers/best.json"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    table = {}
+    table = json.loads(options.out.read_text()) if options.out.exists() else {}
     for kind in options.ranges:
         process, ends = rd.EDM(ANGLE[kind], RANGES[kind][0]), RANGES[kind]
         train = [trajectories(process, p, ends, options.samples, 1) for p in TRAIN]
         held_out = [trajectories(process, p, ends, 256, 2) for p in HELD_OUT]
-        table[kind] = {}
+        rows, earlier = {}, None
         for budget in options.budgets:
-            best = None
-            orders = [options.order] if options.order else [2, 3, 4]
-            for wants in options.wants:
-                for order in orders:
-                    choice = {"order": order, "wants": wants}
-                    if wants == "eps":
-                        choice["variable"] = "logrho"
-                    if options.corrector:
-                        choice["corrector"] = True
-                        if order == 4:
-                            continue
-                    began, build = time.time(), builder(choice)
-                    shares = torch.ones(budget, dtype=F64)
-                    fitted = fit_grid(
-                        build,
-                        train,
-                        shares,
-                        ends,
-                        iterations=options.iterations,
-                        tail=options.tail,
-                    )
-                    scores = score(build, train, warped(process, fitted, ends))
-                    total = sum(math.log(m) + math.log(p) for m, p in scores)
-                    before = score(build, held_out, warped(process, shares, ends))
-                    after = score(build, held_out, warped(process, fitted, ends))
-                    print(f"{kind} {budget:3d} {choice}  {show('train', scores)}  held out: "
-                          f"{show('quadratic', before)}  {show('fitted', after)}  narrow "
-                          f"{after[0][0]:.1e} / {after[0][1]:.1e}, {after[1][0]:.1e} / "
-                          f"{after[1][1]:.1e}  ({time.time() - began:.0f} s)", flush=True)  # fmt: skip
-                    if best is None or total < best[0]:
-                        best = (total, choice, fitted)
-            table[kind][str(budget)] = {**best[1], "shares": [round(float(s), 6) for s in best[2]]}
-            if options.out:
-                options.out.write_text(json.dumps(table, indent=1) + "\n")
+            began = time.time()
+            _, order, fitted = fit(process, ends, train, budget, earlier, options)
+            earlier = [round(float(s), 6) for s in fitted]
+            rows[str(budget)] = {"order": order, "shares": earlier}
+            even = score(builder(order), held_out,
+                         warped(process, torch.ones(budget, dtype=F64), ends))  # fmt: skip
+            after = score(builder(order), held_out, warped(process, fitted, ends))
+            narrow = ", ".join(f"{m:.1e} / {p:.1e}" for m, p in after[:2])
+            print(f"{kind} {budget:3d} order {order}  held out: {show('quadratic', even)}  "
+                  f"{show('fitted', after)}  narrow {narrow}  ({time.time() - began:.0f} s)",
+                  flush=True)  # fmt: skip
+            table[kind] = rows
+            write_atomically(options.out, lambda p: Path(p).write_text(json.dumps(table) + "\n"))
 
 
 if __name__ == "__main__":

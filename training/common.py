@@ -65,6 +65,33 @@ def draw_times(batch: int, generator: torch.Generator) -> Tensor:
     return time_of(wanted).clamp(T_MIN, T_MAX)
 
 
+class VPTask:
+    """What is learned: v under the VP process. Other tasks offer the same four things."""
+
+    facts = dict(predicts="v", process="VP, beta 0.1 to 20, t in [0.001, 1]")  # noqa: RUF012
+    levels = (0.001, 0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
+
+    def times(self, batch: int, generator: torch.Generator) -> Tensor:
+        """Draw times (batch,), float64."""
+        return draw_times(batch, generator)
+
+    def noise(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Draw the noise of a batch of pictures of this shape."""
+        return torch.randn(shape, generator=generator)
+
+    def error(
+        self, net: nn.Module, x0: Tensor, t: Tensor, eps: Tensor, label: Tensor | None
+    ) -> Tensor:
+        """Return the mean squared error for each sample (B,)."""
+        return v_error(net, x0, t, eps, label)
+
+    def pictures(self, net: nn.Module, shape: Sequence[int], label: Tensor, seed: int) -> Tensor:
+        """Sample pictures to look at."""
+        generator = torch.Generator().manual_seed(seed)
+        z = torch.randn(shape, generator=generator).to(label.device)
+        return ddim(net, z, label, steps=50)
+
+
 def v_error(net: nn.Module, x0: Tensor, t: Tensor, eps: Tensor, label: Tensor | None) -> Tensor:
     """Return the mean squared error of v for each sample (B,)."""
     alpha, sigma = alpha_sigma(t, x0)
@@ -165,6 +192,7 @@ class Run:
     step: int = 0
     seconds: float = 0.0
     history: list[dict] = field(default_factory=list)
+    task: VPTask = field(default_factory=VPTask)
 
     @property
     def progress(self) -> float:
@@ -205,8 +233,7 @@ class Run:
         args = self.args
         return dict(
             config=self.net.config,
-            predicts="v",
-            process="VP, beta 0.1 to 20, t in [0.001, 1]",
+            **self.task.facts,
             parameters=sum(p.numel() for p in self.net.parameters()),
             steps=self.step,
             batch=args.batch,
@@ -231,11 +258,12 @@ def draw(
     batch: int,
     flip: bool,
     generator: torch.Generator,
+    task: VPTask,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Draw a batch with replacement: pictures, times, noise, and labels of which some are null."""
     index = torch.randint(len(images), (batch,), generator=generator)
     x0, label = to_floats(images[index]), labels[index]
-    t, eps = draw_times(batch, generator), torch.randn(x0.shape, generator=generator)
+    t, eps = task.times(batch, generator), task.noise(x0.shape, generator)
     coins = torch.rand(2, batch, generator=generator)
     label = torch.where(coins[0] < LABEL_DROPOUT, classes, label)
     if flip:
@@ -256,8 +284,9 @@ def train(
     decay: float = 0.999,
     preview: Sequence[int] = (),
     held: tuple[Tensor, Tensor] | None = None,
+    task: VPTask | None = None,
 ) -> EMA:
-    """Train a net on v, resuming from the run's folder; leave weights and a card there.
+    """Train a net, resuming from the run's folder; leave weights and a card there.
 
     Args:
         net: a conditional net with a `config`; it is trained in place.
@@ -271,44 +300,44 @@ def train(
         decay: of the moving average.
         preview: labels of the pictures drawn at each checkpoint.
         held: pictures and labels that are not trained on; the card then tells their loss too.
+        task: what is learned; None is v under VP.
 
     Returns:
         The moving average.
     """
-    device = args.device
+    device, task = args.device, task or VPTask()
     net.to(device).train()
     adam = torch.optim.AdamW(
         net.parameters(), lr=args.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
     )
-    run = Run(args, net, EMA(net, decay), adam)
+    run = Run(args, net, EMA(net, decay), adam, task=task)
     run.resume()
 
     def save() -> None:
         run.save()
         figures = run.figures(len(images))
-        figures["loss_of_ema"] = losses(run.ema.net, images, labels, device)
+        figures["loss_of_ema"] = losses(run.ema.net, images, labels, device, task)
         if held:
-            figures["loss_of_ema_held_out"] = losses(run.ema.net, *held, device)
+            figures["loss_of_ema_held_out"] = losses(run.ema.net, *held, device, task)
         write_json({**card, **figures}, args.out / "card.json")
         if preview:
-            generator = torch.Generator().manual_seed(args.seed)
-            z = torch.randn(len(preview), *images.shape[1:], generator=generator).to(device)
-            sheet = ddim(run.ema.net, z, torch.tensor(preview, device=device), steps=50)
+            shape, label = (len(preview), *images.shape[1:]), torch.tensor(preview, device=device)
+            sheet = task.pictures(run.ema.net, shape, label, args.seed)
             columns = math.ceil(math.sqrt(len(preview)))
-            save_picture(sheet, args.out / "samples.png", columns, zoom=64 // z.shape[-1])
+            save_picture(sheet, args.out / "samples.png", columns, zoom=64 // shape[-1])
 
     running = []
     last_save, tick = run.seconds, time.perf_counter()
     bar = tqdm(unit=" images", initial=run.step * args.batch, mininterval=10.0)
     while run.progress < 1:
         generator = torch.manual_seed(args.seed * 2**32 + run.step)
-        drawn = draw(images, labels, net.config["classes"], args.batch, flip, generator)
+        drawn = draw(images, labels, net.config["classes"], args.batch, flip, generator, task)
         x0, t, eps, label = (a.to(device) for a in drawn)
         rate = run.rate(warmup)
         for group in adam.param_groups:
             group["lr"] = rate
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bfloat16):
-            loss = v_error(net, x0, t, eps, label).mean()
+            loss = task.error(net, x0, t, eps, label).mean()
         adam.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -340,12 +369,14 @@ def to_floats(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def losses(net: nn.Module, images: Tensor, labels: Tensor, device: str) -> dict[str, float]:
-    """Return the error of v at a few times, on the same pictures and noise each time."""
+def losses(
+    net: nn.Module, images: Tensor, labels: Tensor, device: str, task: VPTask
+) -> dict[str, float]:
+    """Return the error at a few times, on the same pictures and noise each time."""
     generator, out = torch.Generator().manual_seed(1), {}
     x0, label = to_floats(images[:180]).to(device), labels[:180].to(device)
-    for t in (0.001, 0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0):
-        eps = torch.randn(x0.shape, generator=generator).to(device)
+    for t in task.levels:
+        eps = task.noise(x0.shape, generator).to(device)
         times = torch.full((len(x0),), t, dtype=torch.float64, device=device)
-        out[str(t)] = round(v_error(net, x0, times, eps, label).mean().item(), 5)
+        out[str(t)] = round(task.error(net, x0, times, eps, label).mean().item(), 5)
     return out

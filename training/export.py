@@ -5,31 +5,52 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import redrift as rd
-from redrift.nn import UNet
+from redrift._core.files import write_atomically
+from redrift.nn import Classifier, UNet
 
 _SHAPES = {"digits": [1, 8, 8], "cifar10": [3, 32, 32]}
+_CLASSIFIERS = ("digits-classifier", "cifar10-classifier")
 
 
 def main() -> None:
     """Write src/redrift/pretrained/<name>.safetensors in half precision."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=sorted(_SHAPES))
+    parser.add_argument("name", choices=sorted([*_SHAPES, *_CLASSIFIERS]))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--out", type=Path, default=Path("src/redrift/pretrained"))
     options = parser.parse_args()
     run = options.runs / options.name
     card = json.loads((run / "card.json").read_text())
+    write = classifier if options.name in _CLASSIFIERS else diffusion
+    path = write(options.name, run, card, options.out)
+    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {card['images']} images seen")
+
+
+def diffusion(name: str, run: Path, card: dict, out: Path) -> Path:
+    """Write a diffusion model as rd.load reads it."""
     net = UNet(**card.pop("config"))
     net.load_state_dict({k: v.float() for k, v in load_file(run / "ema.safetensors").items()})
     card.pop("process"), card.pop("predicts")
-    card.update(shape=_SHAPES[options.name], range=[-1, 1], classes=10)
+    card.update(shape=_SHAPES[name], range=[-1, 1], classes=10)
+    path = out / f"{name}.safetensors"
     model = rd.Denoiser(net.eval(), rd.VP(), predicts="v")
-    path = options.out / f"{options.name}.safetensors"
     rd.save(model, path, card=card, dtype=torch.float16)
-    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {card['images']} images seen")
+    return path
+
+
+def classifier(name: str, run: Path, card: dict, out: Path) -> Path:
+    """Write a classifier as redrift.pretrained.classifier reads it, named by its data."""
+    weights = {k: v.half().contiguous() for k, v in load_file(run / "weights.safetensors").items()}
+    config = card.pop("config")
+    Classifier(**config).load_state_dict(weights)
+    path = out / "classifiers" / f"{name.removesuffix('-classifier')}.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    metadata = {"architecture": json.dumps(config), "card": json.dumps(card)}
+    write_atomically(path, lambda target: save_file(weights, target, metadata))
+    return path
 
 
 if __name__ == "__main__":

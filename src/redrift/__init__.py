@@ -9,9 +9,11 @@ from redrift._core.errors import NumericalError
 from redrift.denoise import Denoiser, Guided, load, save
 from redrift.pretrained import pretrained
 from redrift.process import (
+    CLD,
     EDM,
     VE,
     VP,
+    Blur,
     Brownian,
     Flow,
     OrnsteinUhlenbeck,
@@ -22,11 +24,13 @@ from redrift.process import (
 from redrift.sampling import sample
 from redrift.solvers import (
     Plan,
+    best_plan,
     ddim,
     ddpm,
     deis,
     dpmpp,
     exponential_sde,
+    gddim,
     heun,
     ipndm,
     krogstad,
@@ -38,9 +42,11 @@ from redrift.solvers import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "CLD",
     "EDM",
     "VE",
     "VP",
+    "Blur",
     "Brownian",
     "Denoiser",
     "Flow",
@@ -50,12 +56,14 @@ __all__ = [
     "Plan",
     "SubVP",
     "TableProcess",
+    "best_plan",
     "ddim",
     "ddpm",
     "deis",
     "denoise",
     "dpmpp",
     "exponential_sde",
+    "gddim",
     "heun",
     "ipndm",
     "krogstad",

@@ -63,6 +63,16 @@ def test_full_noise_is_ddpm_with_the_posterior_variance():
         assert torch.allclose(row.C[-1][0], -on_x0 * ((1 - a) / a).sqrt(), rtol=1e-10)
 
 
+@pytest.mark.parametrize("eta", [0.3, 0.7, 1.0])
+def test_eta_is_a_share_of_the_posterior_standard_deviation(eta):
+    # DDIM, arXiv:2010.02502, Eq. (16); every variance below the full one keeps the marginals
+    process = rd.VP()
+    for row in rd.ddpm(process, rd.timegrid(process, 7), eta=eta).rows:
+        a, b = process.alpha(row.start.t) ** 2, process.alpha(row.end.t) ** 2
+        deviation = eta * ((1 - b) / (1 - a)).sqrt() * (1 - a / b).sqrt()
+        assert torch.allclose(row.B, deviation, rtol=1e-11)
+
+
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 def test_ancestral_steps_keep_the_marginals_of_gaussian_data(eta):
     # a linear model's plan has an exactly Gaussian law: propagate its variance through the rows
@@ -114,7 +124,7 @@ def test_processes_agree_on_the_same_noise_levels(name, build):
 
 def test_dpm_solver_rows_are_the_published_formulas():
     process = rd.VP()
-    grid = rd.timegrid(process, 6, "logsnr")
+    grid = rd.timegrid(process, 6)  # steps of unequal length in log-SNR: no ratio is 1
     rows = list(rd.dpmpp(process, grid).rows)
     row, t, s, r = rows[3], grid[3], grid[4], grid[2]
     lam = process.clock
@@ -123,6 +133,26 @@ def test_dpm_solver_rows_are_the_published_formulas():
     assert torch.allclose(row.A[-1][0, 0], process.sigma(s) / process.sigma(t), rtol=1e-12)
     assert torch.allclose(row.C[-1][0][0, 0], scale * (1 + 0.5 / ratio), rtol=1e-11)
     assert torch.allclose(row.C[-1][1][0, 0], -scale * 0.5 / ratio, rtol=1e-11)
+
+
+def test_rows_of_dpm_solver_of_order_three_are_the_published_formulas():
+    process = rd.VP()
+    grid = rd.timegrid(process, 6)
+    row = list(rd.dpmpp(process, grid, order=3).rows)[3]
+    lam, alpha = process.clock(grid), process.alpha(grid[4])
+    h = lam[4] - lam[3]
+    r0, r1 = (lam[3] - lam[2]) / h, (lam[2] - lam[1]) / h
+
+    def step(m0, m1, m2):
+        """Return what the published step adds for x0 predictions at the last three points."""
+        near, far = (m0 - m1) / r0, (m1 - m2) / r1
+        slope, bend = near + r0 / (r0 + r1) * (near - far), (near - far) / (r0 + r1)
+        decay = torch.expm1(-h)
+        flat = -alpha * decay * m0 + alpha * (decay / h + 1) * slope
+        return flat - alpha * ((decay + h) / h**2 - 0.5) * bend
+
+    for found, unit in zip(row.C[-1], torch.eye(3, dtype=h.dtype), strict=True):
+        assert torch.allclose(found[0, 0], step(*unit), rtol=1e-10)
 
 
 def test_res_rows_are_the_phi_functions():

@@ -130,6 +130,14 @@ def test_a_table_process_meets_its_table_and_is_smooth_between():
     assert torch.allclose(left, right, rtol=1e-6)
 
 
+def test_a_table_with_jumps_stays_monotone_between_its_entries():
+    # slopes without a limit overshoot: the clock turns back and a noise level has two times
+    process = rd.TableProcess((0.999, 0.998, 0.5, 0.499, 0.01, 0.0099))
+    fine = torch.linspace(0, 5, 20_001, dtype=F64)
+    assert bool((process.clock(fine).diff() < 0).all())
+    assert bool((process.clock_rate(fine) < 0).all())
+
+
 def test_small_times_keep_their_digits():
     # sqrt(1 - exp(-B)) loses 0.6 % in float32 at t = 1e-5; expm1 loses nothing
     vp = rd.VP()

@@ -9,7 +9,7 @@ import redrift as rd
 from problems import F64, Melt, Spring, all_processes, follow, mixture, noisy_start
 from redrift._core.linalg import product
 from redrift.solvers import Plan
-from redrift.solvers.coefficients import adams, variable
+from redrift.solvers.coefficients import adams, integrate, variable
 
 PROCESSES = {"VP": rd.VP(), "EDM": rd.EDM(), "Flow": rd.Flow(), "Spring": Spring(), "Melt": Melt()}
 BUILDERS = {
@@ -70,6 +70,24 @@ def test_polynomials_below_the_order_are_integrated_exactly(wants, name, order):
         assert abs(float(found / exact) - 1) < 1e-9
 
 
+@pytest.mark.parametrize("corrector", [False, True], ids=["plain", "corrected"])
+def test_rows_are_exact_for_polynomials_through_what_they_asked(corrector):
+    # whatever a row keeps, its weights belong to its own asks, oldest first, then to the history
+    process = rd.VP()
+    plan = rd.deis(process, rd.timegrid(process, 7), order=3, starter=False, corrector=corrector)
+    p, past = variable(process, "t"), []
+    for row in plan.rows:
+        own, C = [level.t for level in row.asks], row.C[-1]
+        points = (own + past)[: len(C)]
+        for power in range(len(C)):
+            found = sum(c[0, 0] * p(t) ** power for c, t in zip(C, points, strict=True))
+            (exact,) = integrate(
+                process, "eps", row.start, row.end, lambda t, k=power: [p(t) ** k]
+            )
+            assert torch.allclose(found, exact[0, 0], rtol=1e-10)
+        past = ([own[j] for j in row.keep] + past)[: plan.history]
+
+
 @ON
 @EVERY
 def test_a_plan_asks_as_often_as_it_says_and_at_real_noise_levels(process, build):
@@ -97,6 +115,18 @@ def test_a_plan_survives_a_file_bit_for_bit(build, tmp_path):
     for a, b in zip(plan.rows, other.rows, strict=True):
         for C, D in zip(a.C, b.C):
             assert all(c is d or torch.equal(c, d) for c, d in zip(C, D))
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+def test_a_stochastic_plan_survives_a_file_bit_for_bit(eta, tmp_path):
+    process = rd.VP()
+    plan = rd.ddpm(process, rd.timegrid(process, 5), eta=eta)
+    plan.save(tmp_path / "plan.json")
+    other = Plan.load(tmp_path / "plan.json")
+    assert str(other) == str(plan)
+    for a, b in zip(plan.rows, other.rows, strict=True):
+        assert torch.equal(a.A[-1], b.A[-1])
+        assert (a.B is None and b.B is None) or torch.equal(a.B, b.B)
 
 
 def test_a_damaged_plan_file_is_refused(tmp_path):

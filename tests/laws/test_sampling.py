@@ -64,6 +64,15 @@ def test_inputs_stay_and_the_global_generator_is_untouched():
     assert torch.equal(plan.times, times)
 
 
+def test_a_step_whose_table_is_one_leaves_the_state_it_started_from():
+    # EDM carries the state over unchanged: 1 z must be new memory before predictions are added
+    process = rd.EDM()
+    x = torch.randn(3, 4, generator=generator())
+    kept = x.clone()
+    rd.sample(mixture(process), rd.deis(process, rd.timegrid(process, 4)), x=x)
+    assert torch.equal(x, kept)
+
+
 def test_two_runs_of_one_model_may_interleave():
     model, plan = labelled(), rd.deis(VP, rd.timegrid(VP, 5))
     a, b = {"shift": torch.zeros(2)}, {"shift": torch.ones(2)}
@@ -257,6 +266,27 @@ def test_a_known_prediction_saves_its_evaluation():
     )
     assert len(calls) == 6
     assert torch.allclose(out, slow, rtol=1e-12)
+
+
+def test_a_known_prediction_does_not_answer_a_stage_elsewhere():
+    # a step that asks at its middle only must ask there, whatever is known at its start
+    from redrift.solvers.coefficients import constant, transfer
+    from redrift.solvers.plan import Row
+
+    def rule(process, past, t, next_t, *, left):
+        start, middle, end = (process.level(s) for s in (t, (t + next_t) / 2, next_t))
+        A, C = constant(process, "x0", start, end)
+        into = transfer(process, "x0", start, middle)
+        B = 0.1 * end.root
+        return (Row(start, end, (middle,), (into, A), ((), (C,)), B=B, fresh=False),)
+
+    plan = rd.Plan.build(VP, rd.timegrid(VP, 6), rule, wants="x0", order=1, stochastic=True)
+    options = {"shape": (2, 4), "dtype": F64}
+    known, asked = (
+        rd.sample(mixture(VP), plan, policy=Keep(2, reuse=r), generator=generators(2), **options)
+        for r in (True, False)
+    )
+    assert torch.equal(known, asked)
 
 
 def test_a_coupled_policy_is_never_split():

@@ -24,7 +24,7 @@ app = typer.Typer(
 )
 
 Solver = Annotated[
-    str, typer.Option(help=f"One of {', '.join(SOLVERS)}; deis of order 3 if absent.")
+    str, typer.Option(help=f"One of {', '.join(SOLVERS)}; rd.best_plan's choice if absent.")
 ]
 Order = Annotated[int | None, typer.Option(help="Order of the solver; its default if absent.")]
 Steps = Annotated[int, typer.Option(help="Budget: network evaluations at most, stages included.")]
@@ -41,7 +41,7 @@ Out = Annotated[
 def sample(
     model: Annotated[str, typer.Argument(help="A shipped model's name or a model file.")],
     steps: Steps = 10,
-    solver: Solver = "deis",
+    solver: Solver = "best",
     order: Order = None,
     spacing: Spacing = None,
     n: Annotated[int, typer.Option(help="Number of samples.")] = 16,
@@ -50,6 +50,10 @@ def sample(
         float, typer.Option(help="Classifier-free guidance scale; 1 is none.")
     ] = 1.0,
     batch_size: Annotated[int | None, typer.Option(help="Samples at once; all if absent.")] = None,
+    tol: Annotated[
+        float | None,
+        typer.Option(help="Choose the steps by this error per step instead; three-stage RES."),
+    ] = None,
     reference: Annotated[
         int | None, typer.Option(help="Also run a reference of that many evaluations: the defect.")
     ] = None,
@@ -69,7 +73,7 @@ def sample(
     report = Report(json, seed, threads, device, (out, save))
     sampling.run(
         report, model, steps=steps, solver=solver, order=order, spacing=spacing, n=n, label=label,
-        guidance=guidance, batch_size=batch_size, reference=reference, out=out, save=save,
+        guidance=guidance, batch_size=batch_size, tol=tol, reference=reference, out=out, save=save,
     )  # fmt: skip
 
 
@@ -104,7 +108,7 @@ def plan(
         str, typer.Argument(help="A shipped model's name or a model file.")
     ] = "digits",
     steps: Steps = 10,
-    solver: Solver = "deis",
+    solver: Solver = "best",
     order: Order = None,
     spacing: Spacing = None,
     save: Annotated[Path | None, typer.Option(help="JSON file for the plan itself.")] = None,

@@ -18,6 +18,7 @@ from redrift.solvers import plan_for
 _MODELS = ("digits", "cifar10")
 _BUDGET, _REFERENCE, _AMPLIFY = 10, 200, 10
 _PLANS: dict[str, dict[str, Any]] = {
+    "best": {},
     "DEIS": {"solver": "deis", "order": 3},
     "RES": {"solver": "res", "order": 2},
     "DDIM": {"solver": "ddim"},

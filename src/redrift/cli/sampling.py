@@ -13,8 +13,9 @@ from redrift._core.errors import whole
 from redrift._core.files import write_atomically
 from redrift.cli.pictures import grid, save_picture
 from redrift.cli.report import Report
-from redrift.denoise import Denoiser, Guided, load
+from redrift.denoise import Denoiser, Guided, Wrapper, load
 from redrift.pretrained import names, pretrained
+from redrift.process import Level, timegrid
 from redrift.sampling import sample
 from redrift.solvers import plan_for, res
 
@@ -53,6 +54,19 @@ def condition(model: Denoiser, n: int, label: int | None) -> dict[str, Tensor]:
     return {"label": torch.full((n,), classes if label is None else label)}
 
 
+class _Counter(Wrapper):
+    """A model that counts how often it is asked, over all batches."""
+
+    def __init__(self, model: Denoiser) -> None:
+        super().__init__(model)
+        self.count = [0]
+
+    def predict(self, z: Tensor, level: Level) -> Tensor:
+        """Count and predict."""
+        self.count[0] += 1
+        return self.model.predict(z, level)
+
+
 def run(
     report: Report,
     name: str,
@@ -65,6 +79,7 @@ def run(
     label: int | None,
     guidance: float,
     batch_size: int | None,
+    tol: float | None,
     reference: int | None,
     out: Path | None,
     save: Path | None,
@@ -78,8 +93,11 @@ def run(
         if label is None:
             raise ValueError("guidance sharpens a class: give --label too.")
         model = Guided(model, guidance, null={"label": model.card["classes"]})
-    plan = plan_for(model.process, steps, solver=solver, order=order, spacing=spacing)
-    report.print(str(plan))
+    if tol is None:
+        plan = plan_for(model.process, steps, solver=solver, order=order, spacing=spacing)
+        report.print(str(plan))
+    else:
+        plan = res(model.process, timegrid(model.process, 12, spacing), order=3)
     shape = (n, *model.card["shape"])
     options: dict[str, Any] = {"shape": shape, "cond": cond, "batch_size": batch_size}
     show = report.console.is_terminal
@@ -92,7 +110,7 @@ def run(
     if reference is not None:
         if plan.stochastic:
             raise ValueError("a stochastic plan has no reference from the same noise.")
-        fine = res(model.process, plan_for(model.process, whole("reference", reference)).times)
+        fine = plan_for(model.process, whole("reference", reference), solver="res", order=3)
         exact = sample(model, fine, progress=show, generator=report.generators(n), **options)
         defect = float(defects(x, exact).median())
         report.print(f"defect {defect:.4f} (median distance to {fine.evaluations} evaluations)")

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from redrift._core.errors import choose
-from redrift._core.linalg import combine
+from redrift._core.linalg import apply, combine, transpose
 from redrift.process import PREDICTIONS, Level, Process, convert
-from redrift.process.convert import available
+from redrift.process.convert import available, complete_score
 
 
 class Shared(NamedTuple):
@@ -35,7 +35,9 @@ class Denoiser:
     Args:
         net: callable of x (B, C, *rest), in the process's data basis (for k > 1 the channels of the
             blocks one after the other, position first), t (B,) and keyword conditions; returns a
-            tensor of the same shape, or for predicts="x0" and k > 1 of the data's.
+            tensor of the same shape. For k > 1 it may return the data's shape instead: the clean
+            data (predicts="x0"), or the last block's score (predicts="score"), from which the rest
+            follows exactly.
         process: the law.
         predicts: what the network returns: "eps", "x0", "v", "score" or "flow".
         time: from process time to the network's time; None is the identity.
@@ -89,13 +91,16 @@ class Denoiser:
             return process.to(out.to(z.dtype))
         if out.shape == x.shape:
             return process.to(out.to(z.dtype).unflatten(1, (process.k, -1)))
-        return process.lift(out.to(z.dtype))
+        part = process.to(out.to(z.dtype))
+        if self.predicts == "x0":
+            return process.lift(out.to(z.dtype))
+        return complete_score(process, level, z, part)
 
     def _check(self, out: Any, x: Tensor) -> None:  # noqa: ANN401
         if not isinstance(out, Tensor):
             raise TypeError(f"the network returned {type(out).__name__}, expected a tensor.")
         shapes = [tuple(x.shape)]
-        if self.process.k > 1 and self.predicts == "x0":
+        if self.process.k > 1 and self.predicts in ("x0", "score"):
             shapes.append((x.shape[0], x.shape[1] // self.process.k, *x.shape[2:]))
         if tuple(out.shape) not in shapes:
             raise ValueError(
@@ -117,9 +122,11 @@ class Denoiser:
         Raises:
             ValueError: if the conversion is undefined at this level; it names what works.
         """
-        return self._read(z, level, self.predict(z, level), wants)
-
-    def _read(self, z: Tensor, level: Level, prediction: Tensor, wants: str) -> Tensor:
+        if level.kind != "R" and wants == "eps":
+            # networks predict in R; the score does not depend on the root
+            score = self.ask(z, self.process.level(level.t), "score")
+            return -apply(transpose(level.root), score, self.process.modes)
+        prediction = self.predict(z, level)
         if wants == self.predicts:
             return prediction
         P, Q = convert(self.process, level, self.predicts, wants)

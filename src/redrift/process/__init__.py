@@ -1,6 +1,8 @@
 """Laws of linear SDEs: what noise does to data, and how the state is written (L1)."""
 
 from redrift.process.base import Level, Process
+from redrift.process.blur import Blur
+from redrift.process.cld import CLD
 from redrift.process.convert import PREDICTIONS, convert
 from redrift.process.grids import SPACINGS, timegrid
 from redrift.process.others import EDM, VE, Brownian, Flow, OrnsteinUhlenbeck
@@ -10,12 +12,14 @@ from redrift.process.table import TableProcess
 from redrift.process.vp import VP, SubVP
 
 __all__ = [
+    "CLD",
     "EDM",
     "PREDICTIONS",
     "PROCESSES",
     "SPACINGS",
     "VE",
     "VP",
+    "Blur",
     "Brownian",
     "Flow",
     "Level",

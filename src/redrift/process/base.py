@@ -41,11 +41,13 @@ class Level(NamedTuple):
         t: process time, shape () or (B,), float64.
         signal: mean map S(t), (*modes, k, k) or (B, *modes, k, k), float64.
         root: R(t), of the same shape.
+        kind: "R", or "L" where a plan works in Cholesky coordinates.
     """
 
     t: Tensor
     signal: Tensor
     root: Tensor
+    kind: str = "R"
 
 
 class Process(ABC):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from redrift._core.errors import choose
-from redrift._core.linalg import inverse, product, transpose
+from redrift._core.linalg import apply, inverse, product, transpose
 from redrift.process.base import Level, Process
 
 PREDICTIONS = ("eps", "x0", "v", "score", "flow")
@@ -68,6 +68,29 @@ def convert(process: Process, level: Level, source: str, target: str) -> tuple[T
         product(weight_clean, c) + product(weight_noise, n)
         for c, n in zip(clean, noise, strict=True)
     )
+
+
+def complete_score(process: Process, level: Level, z: Tensor, last: Tensor) -> Tensor:
+    r"""Return the score of the whole state from that of its last block, for k > 1.
+
+    The clean state's other blocks are 0 on average, so $s = -\Sigma^{-1}(z - S_0 x_0)$ with one
+    unknown, x0, which the last block's score determines.
+
+    Args:
+        process: the law.
+        level: noise level.
+        z: state, (B, k, *shape).
+        last: score of the last block, (B, *shape), as velocity-only networks predict it.
+
+    Returns:
+        (B, k, *shape).
+    """
+    undo = inverse(product(level.root, transpose(level.root)))
+    pull = undo @ level.signal[..., :1]  # Sigma^-1 S_0, (*, k, 1)
+    free = apply(undo, z, process.modes)
+    x0 = apply(1 / pull[..., -1:, :], last + free[:, -1], process.modes)
+    rest = [apply(pull[..., i : i + 1, :], x0, process.modes) for i in range(process.k)]
+    return torch.stack(rest, 1) - free
 
 
 def _identity(like: Tensor) -> Tensor:

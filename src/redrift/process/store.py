@@ -7,13 +7,15 @@ from typing import Any
 
 from redrift._core.errors import choose
 from redrift.process.base import Process
+from redrift.process.blur import Blur
+from redrift.process.cld import CLD
 from redrift.process.others import EDM, VE, Brownian, Flow, OrnsteinUhlenbeck
 from redrift.process.table import TableProcess
 from redrift.process.vp import VP, SubVP
 
 PROCESSES: dict[str, type[Process]] = {
     kind.__name__: kind
-    for kind in (VP, SubVP, VE, EDM, Flow, OrnsteinUhlenbeck, Brownian, TableProcess)
+    for kind in (VP, SubVP, VE, EDM, Flow, OrnsteinUhlenbeck, Brownian, TableProcess, CLD, Blur)
 }
 
 

@@ -8,15 +8,19 @@ from typing import Any
 from redrift._core.errors import choose, whole
 from redrift.process import Process, timegrid
 from redrift.solvers.ancestral import ddpm, exponential_sde
+from redrift.solvers.best import best_plan
 from redrift.solvers.dpmpp import dpmpp
 from redrift.solvers.exprk import krogstad, res
+from redrift.solvers.gddim import gddim
 from redrift.solvers.multistep import ddim, deis, extra
 from redrift.solvers.plan import Plan
 from redrift.solvers.rhork import TABLEAUS, heun, ipndm, rho_rk
 
 SOLVERS: dict[str, Callable[..., Plan]] = {
+    "best": best_plan,
     "ddim": ddim,
     "deis": deis,
+    "gddim": gddim,
     "res": res,
     "dpmpp": dpmpp,
     "ipndm": ipndm,
@@ -26,7 +30,7 @@ SOLVERS: dict[str, Callable[..., Plan]] = {
     "ddpm": ddpm,
     "exponential_sde": exponential_sde,
 }
-_ORDERS = {"deis": 3, "res": 2, "dpmpp": 2, "ipndm": 4, "exponential_sde": 2}
+_ORDERS = {"deis": 3, "gddim": 3, "res": 2, "dpmpp": 2, "ipndm": 4, "exponential_sde": 2}
 _FIXED = {"ddim": 1, "ddpm": 1, "heun": 2, "krogstad": 4}
 
 
@@ -34,7 +38,7 @@ def plan_for(
     process: Process,
     evaluations: int,
     *,
-    solver: str = "deis",
+    solver: str = "best",
     order: int | None = None,
     spacing: str | None = None,
     start: float | None = None,
@@ -51,9 +55,9 @@ def plan_for(
     Args:
         process: the law.
         evaluations: budget, >= 1.
-        solver: "ddim", "deis", "res", "dpmpp", "ipndm", "rho_rk", "heun", "krogstad", "ddpm" or
-            "exponential_sde".
-        order: of the method; None takes 3 for deis, 4 for ipndm, 2 for res, dpmpp and
+        solver: "best" (see `best_plan`), "ddim", "deis", "gddim", "res", "dpmpp", "ipndm", "rho_rk",
+            "heun", "krogstad", "ddpm" or "exponential_sde".
+        order: of the method; None takes 3 for deis and gddim, 4 for ipndm, 2 for res, dpmpp and
             exponential_sde, lowered to what the budget allows.
         spacing: of the grid, see `timegrid`; None takes the process's default.
         start: first time; None takes the process's default.
@@ -70,6 +74,12 @@ def plan_for(
     """
     whole("evaluations", evaluations)
     build = SOLVERS[choose("solver", solver, SOLVERS)]
+    if solver == "best":
+        if order is not None or spacing is not None or options:
+            raise ValueError(
+                "the best plan chooses its own method and grid: name a solver to choose."
+            )
+        return best_plan(process, evaluations, start=start, stop=stop)
     end = options.get("end", "zero" if solver == "heun" else "min")
     budget = evaluations if end == "min" else evaluations - 1
     if solver in _ORDERS:

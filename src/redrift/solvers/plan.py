@@ -277,6 +277,10 @@ class Plan:
         """Return the number of steps."""
         return len(self.times) - 1
 
+    def named(self, name: str, papers: tuple[str, ...]) -> Plan:
+        """Return the same plan under another name and other papers."""
+        return replace(self, name=name, papers=papers)
+
     def start(self, i: int) -> Plan:
         """Return the plan of the steps from i on, its rows made anew with an empty history.
 

@@ -19,6 +19,7 @@ from redrift.solvers.ancestral import Ancestral, ExponentialSDE
 from redrift.solvers.churn import Churned
 from redrift.solvers.dpmpp import DPMpp
 from redrift.solvers.exprk import RungeKutta
+from redrift.solvers.gddim import CholeskyAdams, Stochastic
 from redrift.solvers.multistep import Adams
 from redrift.solvers.plan import CleanEnd, Plan, Rule
 from redrift.solvers.rhork import IPNDM, RhoRungeKutta
@@ -28,6 +29,7 @@ _RULES: dict[str, Any] = {
     for rule in (
         Adams,
         Ancestral,
+        CholeskyAdams,
         Churned,
         CleanEnd,
         DPMpp,
@@ -35,6 +37,7 @@ _RULES: dict[str, Any] = {
         IPNDM,
         RhoRungeKutta,
         RungeKutta,
+        Stochastic,
     )
 }
 _FORMAT = 1

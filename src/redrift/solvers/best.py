@@ -1,0 +1,108 @@
+r"""One documented default per budget.
+
+Below 50 evaluations the grid matters more than the method: the defaults are Adams plans on v in the
+angle, whose kernel is bounded at both ends, on time grids fitted offline by `training/best_plan.py`
+to mixtures of two kinds in several dimensions, with a loss half of which is the worst tenth. Budgets
+between the fitted ones take the grid between theirs.
+
+The grids were fitted for sigma / alpha from 150 to .01 (discrete VP models) and from 80 to .002 (EDM)
+and are stretched to other ends. They are fitted to no network: `redrift.calibration` fits yours.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import torch
+
+from redrift._core.errors import whole
+from redrift.process import Process, ScalarProcess, timegrid
+from redrift.solvers.multistep import deis
+from redrift.solvers.plan import Plan
+from redrift.solvers.warp import warped
+
+_LEVELS = {"vp": 0.01, "edm": 0.002}  # sigma / alpha at the end of the fitted grids
+
+
+@functools.lru_cache(maxsize=1)
+def _fitted() -> dict[str, dict[str, dict[str, Any]]]:
+    return json.loads(files("redrift.solvers").joinpath("best.json").read_text("utf-8"))
+
+
+def best_plan(
+    process: Process,
+    evaluations: int,
+    *,
+    start: float | None = None,
+    stop: float | None = None,
+) -> Plan:
+    """Build the recommended deterministic plan for a budget of evaluations.
+
+    Args:
+        process: the law. Processes without a single noise level get DEIS on their default grid.
+        evaluations: budget, >= 1; all of it is used.
+        start: first time; None takes the process's default.
+        stop: last time.
+
+    Raises:
+        ValueError: if the budget is below 1 or the times are out of range.
+
+    Example:
+        >>> from redrift.process import VP
+        >>> best_plan(VP(), 10).evaluations
+        10
+    """
+    budget = whole("evaluations", evaluations)
+    if not isinstance(process, ScalarProcess):
+        order = min(3, budget)
+        return deis(process, timegrid(process, budget, start=start, stop=stop), order=order,
+                    starter=False)  # fmt: skip
+    ends = timegrid(process, 1, start=start, stop=stop)
+    rho = math.exp(-float(process.clock(ends[1]).clamp(-50, 50)))
+    kind = min(_LEVELS, key=lambda name: abs(math.log(rho / _LEVELS[name])))
+    choice, covered = _between(_fitted()[kind], budget)
+    shares = torch.from_numpy(np.diff(covered))
+    times = warped(process, shares, (float(ends[0]), float(ends[1])))
+    plan = deis(process, times, wants="v", starter=False, **choice)
+    return plan
+
+
+def _between(table: dict[str, dict[str, Any]], budget: int) -> tuple[dict[str, Any], Any]:
+    """Return the method and the covered share of the coordinate at each node.
+
+    The fitted curves, share covered against share of steps taken, are mixed linearly in the log of
+    the budget; outside the fitted budgets the nearest curve serves.
+    """
+    known = sorted(int(key) for key in table)
+    below = max((n for n in known if n <= budget), default=known[0])
+    above = min((n for n in known if n >= budget), default=known[-1])
+    u = np.linspace(0, 1, budget + 1)
+    curves = [_curve(table[str(n)]["shares"], u) for n in (below, above)]
+    mix = 0.0 if above == below else math.log(budget / below) / math.log(above / below)
+    near = table[str(below if mix < 0.5 else above)]
+    choice = {name: near[name] for name in ("order", "corrector") if name in near}
+    choice["order"] = min(choice["order"], budget)
+    covered = (1 - mix) * curves[0] + mix * curves[1]
+    covered[0], covered[-1] = 0.0, 1.0
+    return choice, covered
+
+
+def _curve(shares: list[float], u: Any) -> Any:  # noqa: ANN401
+    """Return the share covered after a share u of the steps, monotone cubic between the nodes."""
+    nodes = np.linspace(0, 1, len(shares) + 1)
+    values = np.concatenate(([0.0], np.cumsum(shares)))
+    values /= values[-1]
+    slopes = np.diff(values) / np.diff(nodes)
+    inner = 2 * slopes[1:] * slopes[:-1] / (slopes[1:] + slopes[:-1])  # keeps it monotone
+    tangent = np.concatenate((slopes[:1], inner, slopes[-1:]))
+    i = np.clip(np.searchsorted(nodes, u, side="right") - 1, 0, len(shares) - 1)
+    h = nodes[1] - nodes[0]
+    s = (u - nodes[i]) / h
+    jump = values[i + 1] - values[i]
+    a, b = tangent[i] * h, tangent[i + 1] * h
+    return values[i] + s * (a + s * (3 * jump - 2 * a - b + s * (a + b - 2 * jump)))
