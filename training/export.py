@@ -5,20 +5,28 @@ import json
 from pathlib import Path
 
 import torch
+from linear import DATA_STD
 from safetensors.torch import load_file, save_file
 
 import redrift as rd
 from redrift._core.files import write_atomically
+from redrift.denoise import Mixed
 from redrift.nn import Classifier, UNet
 
-_SHAPES = {"digits": [1, 8, 8], "cifar10": [3, 32, 32]}
+# name: the data's shape, and the process and prediction it was trained on
+_MODELS = {
+    "digits": ([1, 8, 8], rd.VP(), "v"),
+    "digits-cld": ([1, 8, 8], rd.CLD(), "mixed"),
+    "digits-blur": ([1, 8, 8], rd.Blur((8, 8)), "mixed"),
+    "cifar10": ([3, 32, 32], rd.VP(), "v"),
+}
 _CLASSIFIERS = ("digits-classifier", "cifar10-classifier")
 
 
 def main() -> None:
     """Write src/redrift/pretrained/<name>.safetensors in half precision."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=sorted([*_SHAPES, *_CLASSIFIERS]))
+    parser.add_argument("name", choices=sorted([*_MODELS, *_CLASSIFIERS]))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--out", type=Path, default=Path("src/redrift/pretrained"))
     options = parser.parse_args()
@@ -34,9 +42,13 @@ def diffusion(name: str, run: Path, card: dict, out: Path) -> Path:
     net = UNet(**card.pop("config"))
     net.load_state_dict({k: v.float() for k, v in load_file(run / "ema.safetensors").items()})
     card.pop("process"), card.pop("predicts")
-    card.update(shape=_SHAPES[name], range=[-1, 1], classes=10)
+    shape, process, predicts = _MODELS[name]
+    card.update(shape=shape, range=[-1, 1], classes=10)
     path = out / f"{name}.safetensors"
-    model = rd.Denoiser(net.eval(), rd.VP(), predicts="v")
+    if predicts == "mixed":
+        model = Mixed(net.eval(), process, data_std=DATA_STD)
+    else:
+        model = rd.Denoiser(net.eval(), process, predicts)
     rd.save(model, path, card=card, dtype=torch.float16)
     return path
 

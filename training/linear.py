@@ -1,7 +1,7 @@
 """Train digits under a matrix or a blurring process: python training/linear.py cld | blur.
 
-The loss is denoising score matching on eps in the process's own root, z = S x0 + R eps; for CLD the
-clean velocity is part of the noise (hybrid score matching), and the net predicts both blocks.
+Denoising score matching with z = S x0 + R eps; for CLD the clean velocity is part of the noise (hybrid
+score matching). The net predicts the error of the best linear denoiser (the mixed score).
 """
 
 from collections.abc import Sequence
@@ -13,18 +13,21 @@ from torch import Tensor, nn
 
 import redrift as rd
 from redrift._core.linalg import apply
+from redrift.denoise import Mixed
 from redrift.nn import UNet
 from redrift.process import Process
 
+DATA_STD = 0.9  # of the pixels about 0
 PROCESSES = {"cld": rd.CLD(), "blur": rd.Blur((8, 8))}
 
 
 class LinearTask(VPTask):
-    """eps in R-coordinates under any linear process, in the network's basis."""
+    """The mixed score under any linear process, in the network's basis."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
-        self.facts = dict(predicts="eps", process=process.describe())
+        self.facts = dict(predicts="mixed", process=process.describe())
+        self.mixed = Mixed(lambda x, t: x, process, data_std=DATA_STD)
         start, stop = process.interval
         self.low, self.high = max(stop, 1e-4), start
         span = torch.linspace(self.low**0.5, self.high**0.5, 8, dtype=torch.float64) ** 2
@@ -48,13 +51,14 @@ class LinearTask(VPTask):
         process, level = self.process, self.process.level(t.double())
         clean = apply(level.signal, process.lift(x0), process.modes)
         z = clean + apply(level.root, process.to(eps), process.modes)
-        x = process.back(z)
-        x, target = (x.flatten(1, 2), eps.flatten(1, 2)) if process.k > 1 else (x, eps)
+        x_lin, scale = self.mixed.linear(z, level)
+        target = process.back((process.to(x0) - x_lin) / scale)
+        x = self.mixed.network_input(z)
         return (net(x, t.to(x.dtype), label) - target).square().flatten(1).mean(1)
 
     def pictures(self, net: nn.Module, shape: Sequence[int], label: Tensor, seed: int) -> Tensor:
         """Sample pictures to look at."""
-        model = rd.Denoiser(net, self.process, "eps")
+        model = Mixed(net, self.process, data_std=DATA_STD)
         plan = rd.deis(self.process, rd.timegrid(self.process, 50), order=3)
         generator = torch.Generator().manual_seed(seed)
         x = rd.sample(model, plan, shape=shape, cond={"label": label}, generator=generator)
@@ -74,7 +78,7 @@ def main() -> None:
     channels = task.process.channels(1)
     images, labels, held, held_labels = read()
     train(
-        UNet(**{**NET, "channels": channels, "out_channels": channels}),
+        UNet(**{**NET, "channels": channels, "out_channels": 1}),
         images, labels, args, card={**CARD, "name": name}, held=(held, held_labels),
         flip=False, bfloat16=False, preview=[i // 10 for i in range(100)], task=task,
     )  # fmt: skip

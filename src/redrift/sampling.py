@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -166,7 +166,8 @@ def sample(
     parts = []
     known = progress and tol is None
     calls = math.ceil(len(z) / size) * plan.evaluations if known else None
-    with tqdm(total=calls, disable=not progress, unit="evaluation") as bar:
+    with tqdm(total=calls, unit="evaluation") if progress else nullcontext() as bar:
+        tick = (lambda: None) if bar is None else bar.update
         for first in range(0, len(z), size):
             rows = slice(first, min(first + size, len(z)))
             part = {
@@ -174,7 +175,7 @@ def sample(
                 for name, value in (cond or {}).items()
             }
             pick = split(generator, rows.start, rows.stop)
-            parts.append(_run(model, plan, z[rows], part, policy, pick, callback, bar, tol))
+            parts.append(_run(model, plan, z[rows], part, policy, pick, callback, tick, tol))
     out = torch.cat(parts)
     return out if return_state and plan.process.k > 1 else plan.process.data(out)
 
@@ -231,7 +232,7 @@ def _run(
     policy: Policy,
     generator: Generators,
     callback: Callback | None,
-    bar: tqdm[Any],
+    tick: Callable[[], object],
     tol: float | None,
 ) -> Tensor:
     """Walk the plan for one batch."""
@@ -254,19 +255,31 @@ def _run(
             )
         else:
             steps = adapt(plan, z, tol=tol, done=done)
-        try:
-            request = next(steps)
-            while True:
-                if isinstance(request, Ask):
-                    answer = run.ask(request.z, request.level, wants)
-                    bar.update()
-                else:
-                    answer = act(request, run, wants, generator=generator)
-                    if answer.ancestors is not None:
-                        run.take(answer.ancestors)
-                request = steps.send(answer)
-        except StopIteration as stop:
-            return act.finish(stop.value)
+        return act.finish(_drive(steps, run, act, wants, generator, bar))
+
+
+def _drive(
+    steps: Generator[Ask | Law, Any, Tensor],
+    run: Denoiser,
+    act: Policy,
+    wants: str,
+    generator: Generators,
+    bar: tqdm[Any],
+) -> Tensor:
+    """Answer a walk's requests until it returns its last state."""
+    try:
+        request = next(steps)
+        while True:
+            if isinstance(request, Ask):
+                answer = run.ask(request.z, request.level, wants)
+                bar.update()
+            else:
+                answer = act(request, run, wants, generator=generator)
+                if answer.ancestors is not None:
+                    run.take(answer.ancestors)
+            request = steps.send(answer)
+    except StopIteration as stop:
+        return stop.value
 
 
 def _diagnose(state: Tensor, step: int, time: float) -> None:

@@ -97,7 +97,7 @@ def test_orders_hold_on_a_mixture(process, order):
         grid = rd.timegrid(process, steps, "uniform", start=ends[0], stop=ends[1])
         return follow(model, rd.deis(process, grid, order=order, starter=starter), z)
 
-    exact = run(1200, 4, True)
+    exact = run(600, 4, True)
     errors = [
         float((run(n, order, True) - exact).pow(2).mean().sqrt()) for n in (40, 80, 160, 320)
     ]
@@ -118,7 +118,7 @@ def test_the_published_accuracy_on_cld_is_reached():
     means = means * (spread / (share * means**2).sum(0)).sqrt()
     model = GaussianMixture(weights, means, std, CLD)
     z = noisy_start(model, 1.0, 256)
-    exact = follow(model, rd.gddim(CLD, rd.timegrid(CLD, 800), order=4), z)
+    exact = follow(model, rd.gddim(CLD, rd.timegrid(CLD, 500), order=4), z)
     for steps, bound in {10: 2.6e-2, 20: 6.5e-3, 27: 3.0e-3, 50: 4.4e-4}.items():
         found = follow(model, rd.gddim(CLD, rd.timegrid(CLD, steps), order=4), z)
         error = float((found - exact)[:, 0].pow(2).mean(1).sqrt().median())
@@ -186,7 +186,7 @@ def test_samples_keep_the_marginal_of_a_mixture(lam):
     z = noisy_start(model, 1.0, n)
     plan = rd.gddim(CLD, rd.timegrid(CLD, 120), order=2, stochasticity=lam)
     x = rd.sample(model, plan, x=z, generator=generator(5))
-    true = rd.process.CLD.data(CLD, noisy_start(model, 1e-3, 400_000, seed=9))
+    true = CLD.data(noisy_start(model, 1e-3, 400_000, seed=9))
     for f in (lambda a: a, lambda a: a**2, lambda a: a[:, :1] * a[:, 1:]):
         found, exact = f(x), f(true)
         error = (found.var(0) / n + exact.var(0) / len(true)).sqrt()

@@ -42,12 +42,20 @@ def _plain(table: Tensor) -> bool:
     return table.shape[-1] == 1 and table.shape[-2] == 1
 
 
-def apply(table: Tensor, z: Tensor, modes: tuple[int, ...] = ()) -> Tensor:
+def number(table: Tensor | float) -> Tensor | float:
+    """Return a table of a single number as a float, unless it is differentiated; others as given."""
+    if not isinstance(table, Tensor) or table.numel() > 1 or table.requires_grad:
+        return table
+    return float(table)
+
+
+def apply(table: Tensor | float, z: Tensor, modes: tuple[int, ...] = ()) -> Tensor:
     """Multiply the state by the table: (B, *shape) or (B, k, *shape), same shape back."""
+    table = number(table)
+    if not isinstance(table, Tensor):
+        return z * table
     k, batched = table.shape[-1], table.ndim == len(modes) + 3
     if k == 1:
-        if not modes and not batched and not table.requires_grad:
-            return z * float(table)
         factor = table[..., 0, 0].to(z)
         lead = z.ndim - len(modes) - 1
         if batched:
@@ -62,7 +70,9 @@ def apply(table: Tensor, z: Tensor, modes: tuple[int, ...] = ()) -> Tensor:
     return (matrix @ z.movedim(1, -1).unsqueeze(-1)).squeeze(-1).movedim(-1, 1)
 
 
-def combine(terms: Iterable[tuple[Tensor | None, Tensor]], modes: tuple[int, ...] = ()) -> Tensor:
+def combine(
+    terms: Iterable[tuple[Tensor | float | None, Tensor]], modes: tuple[int, ...] = ()
+) -> Tensor:
     """Sum table times state over `terms`; a None table is an absent term (0 * NaN is NaN).
 
     The result is new memory: no state is changed.
@@ -71,12 +81,13 @@ def combine(terms: Iterable[tuple[Tensor | None, Tensor]], modes: tuple[int, ...
     for table, state in terms:
         if table is None:
             continue
+        weight = number(table)
         if out is None:
-            out = apply(table, state, modes)
-        elif table.numel() == 1 and not table.requires_grad and not out.requires_grad:
-            out.add_(state, alpha=float(table))
+            out = apply(weight, state, modes)
+        elif not isinstance(weight, Tensor) and not out.requires_grad:
+            out.add_(state, alpha=weight)
         else:
-            out = out + apply(table, state, modes)
+            out = out + apply(weight, state, modes)
     if out is None:
         raise ValueError("a row needs at least one coefficient")
     return out

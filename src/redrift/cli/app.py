@@ -24,7 +24,7 @@ app = typer.Typer(
 )
 
 Solver = Annotated[
-    str, typer.Option(help=f"One of {', '.join(SOLVERS)}; rd.best_plan's choice if absent.")
+    str | None, typer.Option(help=f"One of {', '.join(SOLVERS)}; rd.best_plan's choice if absent.")
 ]
 Order = Annotated[int | None, typer.Option(help="Order of the solver; its default if absent.")]
 Steps = Annotated[int, typer.Option(help="Budget: network evaluations at most, stages included.")]
@@ -41,7 +41,7 @@ Out = Annotated[
 def sample(
     model: Annotated[str, typer.Argument(help="A shipped model's name or a model file.")],
     steps: Steps = 10,
-    solver: Solver = "best",
+    solver: Solver = None,
     order: Order = None,
     spacing: Spacing = None,
     n: Annotated[int, typer.Option(help="Number of samples.")] = 16,
@@ -108,7 +108,7 @@ def plan(
         str, typer.Argument(help="A shipped model's name or a model file.")
     ] = "digits",
     steps: Steps = 10,
-    solver: Solver = "best",
+    solver: Solver = None,
     order: Order = None,
     spacing: Spacing = None,
     save: Annotated[Path | None, typer.Option(help="JSON file for the plan itself.")] = None,

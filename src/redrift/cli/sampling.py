@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def run(
     name: str,
     *,
     steps: int,
-    solver: str,
+    solver: str | None,
     order: int | None,
     spacing: str | None,
     n: int,
@@ -101,12 +102,12 @@ def run(
     shape = (n, *model.card["shape"])
     options: dict[str, Any] = {"shape": shape, "cond": cond, "batch_size": batch_size}
     show = report.console.is_terminal
-    x = sample(model, plan, progress=show, generator=report.generators(n), **options)
-    figures: dict[str, object] = {
-        "model": name,
-        "plan": str(plan),
-        "evaluations": plan.evaluations,
-    }
+    asked = _Counter(model)
+    x = sample(asked, plan, progress=show, tol=tol, generator=report.generators(n), **options)
+    evaluations = round(asked.count[0] / math.ceil(n / (batch_size or n)))
+    if tol is not None:
+        report.print(f"tolerance {tol:g} | {evaluations} evaluations")
+    figures: dict[str, object] = {"model": name, "plan": str(plan), "evaluations": evaluations}
     if reference is not None:
         if plan.stochastic:
             raise ValueError("a stochastic plan has no reference from the same noise.")

@@ -2,6 +2,7 @@
 
 from redrift.denoise.denoiser import Denoiser, Shared
 from redrift.denoise.exact import Empirical, Gaussian, GaussianMixture
+from redrift.denoise.mixed import Mixed
 from redrift.denoise.store import load, save
 from redrift.denoise.wrappers import Guided, Preconditioned, Wrapper
 
@@ -11,6 +12,7 @@ __all__ = [
     "Gaussian",
     "GaussianMixture",
     "Guided",
+    "Mixed",
     "Preconditioned",
     "Shared",
     "Wrapper",

@@ -9,7 +9,7 @@ may interleave.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -80,28 +80,36 @@ class Denoiser:
             TypeError: if it returns another dtype or no tensor.
         """
         process = self.process
-        x = process.back(z)
-        if process.k > 1:
-            x = x.flatten(1, 2)
-        x = x if self.dtype is None else x.to(self.dtype)
+        x = self.network_input(z)
         t = level.t if self.time is None else self.time(level.t)
-        out = self.net(x, t.to(x).expand(x.shape[0]), **_plain(self._cond))
-        self._check(out, x)
+        out = self.net(x, t.to(x).expand(x.shape[0]), **self.conditions())
+        shapes = [tuple(x.shape)]
+        if process.k > 1 and self.predicts in ("x0", "score"):
+            shapes.append((x.shape[0], x.shape[1] // process.k, *x.shape[2:]))
+        self.check_output(out, x, shapes)
         if process.k == 1:
             return process.to(out.to(z.dtype))
         if out.shape == x.shape:
             return process.to(out.to(z.dtype).unflatten(1, (process.k, -1)))
-        part = process.to(out.to(z.dtype))
         if self.predicts == "x0":
             return process.lift(out.to(z.dtype))
-        return complete_score(process, level, z, part)
+        return complete_score(process, level, z, process.to(out.to(z.dtype)))
 
-    def _check(self, out: Any, x: Tensor) -> None:  # noqa: ANN401
+    def network_input(self, z: Tensor) -> Tensor:
+        """Return the modal state as the network sees it: its basis, blocks as channels, its dtype."""
+        x = self.process.back(z)
+        if self.process.k > 1:
+            x = x.flatten(1, 2)
+        return x if self.dtype is None else x.to(self.dtype)
+
+    def conditions(self) -> dict[str, Any]:
+        """Return the bound conditions as the network's keyword arguments."""
+        return {k: v.value if isinstance(v, Shared) else v for k, v in self._cond.items()}
+
+    def check_output(self, out: Any, x: Tensor, shapes: Sequence[tuple[int, ...]]) -> None:  # noqa: ANN401
+        """Refuse what is no prediction of the network for x: another type, shape or dtype."""
         if not isinstance(out, Tensor):
             raise TypeError(f"the network returned {type(out).__name__}, expected a tensor.")
-        shapes = [tuple(x.shape)]
-        if self.process.k > 1 and self.predicts in ("x0", "score"):
-            shapes.append((x.shape[0], x.shape[1] // self.process.k, *x.shape[2:]))
         if tuple(out.shape) not in shapes:
             raise ValueError(
                 f"the network returned shape {tuple(out.shape)} for an input of {tuple(x.shape)}, "
@@ -198,7 +206,3 @@ class Denoiser:
 
 def _per_sample(value: Any) -> bool:  # noqa: ANN401
     return isinstance(value, Tensor) and value.ndim > 0
-
-
-def _plain(cond: dict[str, Any]) -> dict[str, Any]:
-    return {k: v.value if isinstance(v, Shared) else v for k, v in cond.items()}

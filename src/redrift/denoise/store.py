@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from redrift._core.errors import choose
 from redrift._core.files import write_atomically
 from redrift.denoise.denoiser import Denoiser
+from redrift.denoise.mixed import Mixed
 from redrift.nn import MLP, UNet
 from redrift.process import from_dict, to_dict
 
@@ -62,6 +63,7 @@ def save(
         "architecture": json.dumps({"kind": kind, **model.net.config}),  # pyright: ignore
         "process": json.dumps(to_dict(model.process)),
         "predicts": model.predicts,
+        **({"data_std": repr(model.data_std)} if isinstance(model, Mixed) else {}),
         "card": json.dumps(dict(model.card if card is None else card)),
     }
     write_atomically(path, lambda target: save_file(weights, target, metadata))
@@ -99,6 +101,10 @@ def load(path: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32) ->
     except (KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
         reason = str(error).split("\n")[0]
         raise ValueError(f"{path} does not fit its own architecture: {reason}.") from error
-    model = Denoiser(net.to(dtype).eval(), process, metadata["predicts"])
+    net = net.to(dtype).eval()
+    if "data_std" in metadata:
+        model = Mixed(net, process, data_std=float(metadata["data_std"]))
+    else:
+        model = Denoiser(net, process, metadata["predicts"])
     model.card = json.loads(metadata["card"])
     return model

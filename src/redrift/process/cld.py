@@ -7,9 +7,9 @@ $$F = \beta \begin{pmatrix} 0 & M^{-1} \\ -1 & -\Gamma M^{-1} \end{pmatrix}, \qq
 
 With $B = \int_0^t \beta$, $a = 2/\sqrt M$ and $\tau = a B$ everything is in closed form. The clean
 velocity is not a number but N(0, gamma M): its spread belongs to the covariance (hybrid score
-matching), and so does a small numerical variance in both blocks. The subtraction
-$\Sigma_\infty - \Psi \Sigma_\infty \Psi^\top$ loses all digits for small times; $\varphi_3$ keeps them. gDDIM's root is the Cholesky factor turned by
-$\theta(t) = \int_0^t \beta M^{-1} L_{22}/L_{11}$, one scalar quadrature.
+matching), and so does a small numerical variance in both blocks. A difference of two stationary
+covariances loses all digits for small times; $\varphi_3$ keeps them. gDDIM's root is the Cholesky
+factor turned by $\theta(t) = \int_0^t \beta M^{-1} L_{22}/L_{11}$, one scalar quadrature.
 
 Papers: CLD, arXiv:2112.07068; gDDIM, arXiv:2206.05564.
 """

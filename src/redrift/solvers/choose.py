@@ -38,7 +38,7 @@ def plan_for(
     process: Process,
     evaluations: int,
     *,
-    solver: str = "best",
+    solver: str | None = None,
     order: int | None = None,
     spacing: str | None = None,
     start: float | None = None,
@@ -55,8 +55,9 @@ def plan_for(
     Args:
         process: the law.
         evaluations: budget, >= 1.
-        solver: "best" (see `best_plan`), "ddim", "deis", "gddim", "res", "dpmpp", "ipndm", "rho_rk",
-            "heun", "krogstad", "ddpm" or "exponential_sde".
+        solver: "best" (see `best_plan`), "ddim", "deis", "gddim", "res", "dpmpp", "ipndm",
+            "rho_rk", "heun", "krogstad", "ddpm" or "exponential_sde"; None is "best", or "deis"
+            where an option is given.
         order: of the method; None takes 3 for deis and gddim, 4 for ipndm, 2 for res, dpmpp and
             exponential_sde, lowered to what the budget allows.
         spacing: of the grid, see `timegrid`; None takes the process's default.
@@ -73,9 +74,11 @@ def plan_for(
         RES order 3, single-step | 4 steps, 10 evaluations | VP, k=1 | deterministic
     """
     whole("evaluations", evaluations)
+    chosen = order is not None or spacing is not None or bool(options)
+    solver = solver or ("deis" if chosen else "best")
     build = SOLVERS[choose("solver", solver, SOLVERS)]
     if solver == "best":
-        if order is not None or spacing is not None or options:
+        if chosen:
             raise ValueError(
                 "the best plan chooses its own method and grid: name a solver to choose."
             )

@@ -1,17 +1,19 @@
 r"""gDDIM: DDIM and its multistep and stochastic relatives on any linear SDE.
 
-Deterministic plans are those of `deis`: the builder there already works with matrices, and the right
-parameterisation K_t = R_t is the process's root. `root="L"` takes the Cholesky factor instead, as a
-control: the noise of a single data point is then not constant along the flow, and large steps fail.
+Deterministic plans are those of `deis`: the builder there already works with matrices, and the
+right parameterisation K_t = R_t is the process's root. `root="L"` takes the Cholesky factor instead,
+as a control: the noise of a single data point is then not constant along the flow, and large steps
+fail.
 
-The stochastic family has the backward SDE with $\hat F = F + \tfrac12(1 + \lambda^2) G G^\top \Sigma^{-1}$. With
-the prediction of the clean state held, a step from t to t' is exactly
+The stochastic family has the backward SDE with
+$\hat F = F + \tfrac12(1 + \lambda^2) G G^\top \Sigma^{-1}$. With the prediction of the clean state held, a
+step from t to t' is exactly
 
 $$u' = \hat\Psi u + (S' - \hat\Psi S)\,c + N(0, P), \qquad P = \Sigma' - \hat\Psi \Sigma \hat\Psi^\top,$$
 
-which for order 1 is the paper's step $\Psi u + (\hat\Psi - \Psi) R \varepsilon$. For order 2 the polynomial is in c:
-the paper's kernel, $\Psi(\tau, t) R_t \varepsilon$ with an $\varepsilon$ asked at an earlier, differently noised state,
-is not consistent for lambda > 0. P is in closed form, so it is symmetric and positive by construction:
+which for order 1 is the paper's step $\Psi u + (\hat\Psi - \Psi) R \varepsilon$. For order 2 the polynomial
+is in c: a history of noises asked at earlier, differently noised states does not extrapolate for
+lambda > 0. P is in closed form, so it is symmetric and positive by construction:
 in the frame of R, $P = R'(I - Z Z^\top) R'^\top$ with $Z = R'^{-1} \hat\Psi R$, a contraction.
 
 Paper: gDDIM, arXiv:2206.05564.
@@ -85,9 +87,9 @@ class Stochastic:
     def __call__(
         self, process: Process, past: Sequence[Tensor], t: Tensor, next_t: Tensor, *, left: int
     ) -> Sequence[Row]:
-        """Return the step's row; the last one is of order 1."""
+        """Return the step's row."""
         start, end = process.level(t), process.level(next_t)
-        points = [t, *past][: self.order if left else 1]
+        points = [t, *past][: self.order]
         nodes, weights = gauss_legendre(_NODES)
         first, last = process.clock(t), process.clock(next_t)
         times = process.unclock(first + nodes * (last - first))
@@ -110,8 +112,8 @@ class Stochastic:
 def transitions(process: Process, times: Tensor, end: Tensor, stochasticity: float) -> Tensor:
     r"""Return $Z = R'^{-1} \hat\Psi(t', \tau) R_\tau$ for each of the decreasing times.
 
-    $dZ/d\tau = -\tfrac12 \lambda^2 Z W$ with $W = R^{-1} G G^\top R^{-\top}$. For k = 1 it is a power of the ratio of
-    the noise levels; otherwise fourth-order Magnus steps between the times.
+    $dZ/d\tau = -\tfrac12 \lambda^2 Z W$ with $W = R^{-1} G G^\top R^{-\top}$. For k = 1 it is a power of the
+    ratio of the noise levels; otherwise fourth-order Magnus steps between the times.
 
     Args:
         process: the law.

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from redrift._core.errors import choose, whole
-from redrift._core.linalg import combine
+from redrift._core.linalg import combine, number
 from redrift.process import Level, Process, convert
 from redrift.process.base import Wants
 
@@ -56,6 +56,14 @@ class Row:
     keep: tuple[int, ...] = ()
     fresh: bool = True
     error: Coefficients | None = None
+
+    @functools.cached_property
+    def weights(self) -> tuple[tuple[Tensor | float | None, ...], ...]:
+        """Return A and C of each stage side by side, single numbers as floats."""
+        return tuple(
+            tuple(None if table is None else number(table) for table in (a, *c))
+            for a, c in zip(self.A, self.C, strict=True)
+        )
 
 
 class Rule(Protocol):
@@ -408,7 +416,6 @@ def walk(
 
 def terms(
     row: Row, s: int, z: Tensor, own: list[Tensor], memory: list[Tensor]
-) -> Iterator[tuple[Tensor | None, Tensor]]:
+) -> Iterator[tuple[Tensor | float | None, Tensor]]:
     """Pair the tables of stage s with the states they act on."""
-    yield row.A[s], z
-    yield from zip(row.C[s], own + memory)  # noqa: B905 - a short row leaves older ones out
+    return zip(row.weights[s], (z, *own, *memory))  # noqa: B905 - a short row leaves older ones out
