@@ -21,7 +21,7 @@ from redrift.solvers.best import _curve
 from redrift.solvers.warp import warped
 
 F64 = torch.float64
-BUDGETS = (5, 6, 8, 9, 10, 12, 15, 20, 30, 50)
+BUDGETS = (5, 6, 8, 10, 12, 15, 20, 30, 50)
 # sigma / alpha at the ends of models in use, discrete VP and EDM, and the scale of their angle
 RANGES = {"vp": (150.0, 0.01), "edm": (80.0, 0.002)}
 ANGLE = {"vp": 1.0, "edm": 0.5}

@@ -255,7 +255,7 @@ def _run(
             )
         else:
             steps = adapt(plan, z, tol=tol, done=done)
-        return act.finish(_drive(steps, run, act, wants, generator, bar))
+        return act.finish(_drive(steps, run, act, wants, generator, tick))
 
 
 def _drive(
@@ -264,7 +264,7 @@ def _drive(
     act: Policy,
     wants: str,
     generator: Generators,
-    bar: tqdm[Any],
+    tick: Callable[[], object],
 ) -> Tensor:
     """Answer a walk's requests until it returns its last state."""
     try:
@@ -272,7 +272,7 @@ def _drive(
         while True:
             if isinstance(request, Ask):
                 answer = run.ask(request.z, request.level, wants)
-                bar.update()
+                tick()
             else:
                 answer = act(request, run, wants, generator=generator)
                 if answer.ancestors is not None:

@@ -12,6 +12,7 @@ from redrift.metrics import (
     sliced_wasserstein,
     wasserstein_1d,
 )
+from redrift.metrics.frechet import halves
 
 F64 = torch.float64
 
@@ -96,6 +97,27 @@ def test_the_floor_is_the_bias_of_two_finite_sets_of_one_law():
     assert 3 < small / whole < 5
     with pytest.raises(ValueError, match="size must be at least 2 and at most 2000"):
         frechet_floor(x, size=2001)
+
+
+def test_halves_are_disjoint_and_share_the_strata_evenly():
+    labels = torch.tensor([0] * 30 + [1] * 11 + [2] * 60)
+    for size, shares in ((None, (15, 5.5, 30)), (20, (6, 2.2, 12))):
+        here, there = halves(101, size, labels, generator=generator())
+        assert not set(here.tolist()) & set(there.tolist())
+        for part in (here, there):
+            assert len(part.unique()) == len(part) == (50 if size is None else size)
+            counts = labels[part].bincount(minlength=3)
+            assert all(abs(int(c) - share) <= 1 for c, share in zip(counts, shares))
+    with pytest.raises(ValueError, match="strata must be"):
+        halves(101, 20, labels[:5])
+
+
+def test_strata_take_chance_proportions_out_of_the_floor():
+    # two far points: the halves differ by chance proportions alone
+    labels = torch.arange(400) % 2
+    x = labels.double()[:, None] * 10
+    assert frechet_floor(x, strata=labels, generator=generator()) < 1e-12
+    assert frechet_floor(x, splits=4, generator=generator()) > 1e-2
 
 
 def test_the_distance_on_a_line_joins_quantiles():

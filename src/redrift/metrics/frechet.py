@@ -66,6 +66,7 @@ def frechet_floor(
     features: Features | None = None,
     *,
     size: int | None = None,
+    strata: Tensor | None = None,
     splits: int = 8,
     batch_size: int = 500,
     generator: torch.Generator | None = None,
@@ -78,6 +79,8 @@ def frechet_floor(
         x: (N, ...) real samples.
         features: map (B, ...) -> (B, F); None flattens.
         size: samples of each set, 2 to N // 2; None is N // 2. Use the number you sample.
+        strata: (N,) labels that both sets share evenly, as samples do that are drawn with given
+            labels; chance proportions would raise the floor.
         splits: how many splits are averaged.
         batch_size: samples given to the features at once.
         generator: of the splits; None is the global one.
@@ -92,13 +95,41 @@ def frechet_floor(
         >>> frechet_floor(torch.randn(2000, 2, generator=g), generator=g) < 0.02
         True
     """
-    half = whole("size", len(x) // 2 if size is None else size, least=2, most=len(x) // 2)
     found = _mapped("x", x, features, batch_size)
     total = 0.0
     for _ in range(whole("splits", splits)):
-        order = torch.randperm(len(found), generator=generator).to(found.device)
-        total += frechet(found[order[:half]], found[order[half : 2 * half]])
+        here, there = halves(len(x), size, strata, generator=generator)
+        total += frechet(found[here.to(found.device)], found[there.to(found.device)])
     return total / splits
+
+
+def halves(
+    n: int,
+    size: int | None = None,
+    strata: Tensor | None = None,
+    *,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Split the indices 0 to n - 1 into two disjoint random sets.
+
+    Args:
+        n: how many there are.
+        size: of each set, 2 to n // 2; None is n // 2.
+        strata: (n,) labels; each is then shared by both sets in proportion, to about one sample.
+        generator: of the split; None is the global one.
+
+    Raises:
+        ValueError: if n is too small, or the strata are not (n,).
+    """
+    size = whole("size", n // 2 if size is None else size, least=2, most=n // 2)
+    order = torch.randperm(n, generator=generator)
+    if strata is not None:
+        if strata.shape != (n,):
+            raise ValueError(f"strata must be ({n},), got {tuple(strata.shape)}.")
+        order = order[strata.cpu()[order].argsort(stable=True)]
+    # every second one of the order, thinned evenly: runs of equal labels stay in proportion
+    pick = torch.arange(size) * (n // 2) // size
+    return order[2 * pick], order[2 * pick + 1]
 
 
 @torch.no_grad()

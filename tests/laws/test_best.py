@@ -1,0 +1,108 @@
+"""The default plans: recorded rivals beaten on fresh mixtures, no budget worse than the one before."""
+
+import math
+
+import pytest
+import torch
+
+import redrift as rd
+from problems import F64, Melt, Spring, generator
+from redrift.calibration import Trajectories, distances, fit_grid, follow
+from redrift.denoise import GaussianMixture
+from redrift.solvers.warp import warped
+
+# medians and 90th percentiles of diffusers 0.42.1's best schedulers and spacings (the best of six
+# strong ones, chosen on the test seed) on hard mixtures under VP, and what is held against them
+BUDGETS = (5, 6, 8, 9, 10, 12, 15, 20, 30, 50)
+RIVAL = dict(
+    zip(BUDGETS, (5.4e-2, 4.2e-2, 1.5e-2, 1.2e-2, 8.8e-3, 4.2e-3, 2e-3, 1.5e-3, 4.7e-4, 3.3e-5))
+)
+RIVAL_P90 = dict(
+    zip(BUDGETS, (0.33, 0.26, 9.3e-2, 3.4e-2, 2.9e-2, 1.3e-2, 9.7e-3, 5.9e-3, 2.9e-3, 6.7e-4))
+)
+
+
+def hard(process, seed, components=16, dim=8):
+    """Return a narrow mixture of overall standard deviation one half, seeds unseen by the fit."""
+    g = generator(seed)
+    means = torch.randn(components, dim, generator=g, dtype=F64)
+    weights = torch.rand(components, generator=g, dtype=F64) + 0.3
+    std = 0.02 * 7.5 ** torch.rand(components, dim, generator=g, dtype=F64)
+    share = (weights / weights.sum())[:, None]
+    means = means - (share * means).sum(0)
+    spread = (0.25 - (share * std**2).sum(0)).clamp_min(1e-4)
+    return GaussianMixture(
+        weights, means * (spread / (share * means**2).sum(0)).sqrt(), std, process
+    )
+
+
+def task(process, seed, n=96, steps=500):
+    model, g = hard(process, seed), generator(seed + 1000)
+    start = process.interval[0]
+    level = process.level(torch.tensor(start, dtype=F64))
+    x = float(level.signal) * model.sample(n, generator=g)
+    x = x + float(level.root) * torch.randn(x.shape, generator=g, dtype=F64)
+    grid = rd.timegrid(process, steps, "logsnr")
+    last = follow(model, rd.deis(process, grid, order=4, variable="logrho"), x)
+    return Trajectories(model, x, last)
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    with torch.no_grad():
+        return [task(rd.VP(), seed) for seed in (201, 202)]
+
+
+def errors(tasks, plan):
+    with torch.no_grad():
+        found = [distances(follow(t.model, plan, t.first), t.last) for t in tasks]
+    return [
+        math.exp(sum(math.log(float(f(e))) for e in found) / len(found))
+        for f in (torch.median, lambda e: e.quantile(0.9))
+    ]
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_the_recorded_rivals_are_beaten_in_median_and_tail(tasks, budget):
+    median, tail = errors(tasks, rd.best_plan(rd.VP(), budget))
+    assert median <= RIVAL[budget]
+    assert tail <= RIVAL_P90[budget]
+
+
+def test_more_evaluations_are_never_much_worse(tasks):
+    one = tasks[:1]
+    found = {n: errors(one, rd.best_plan(rd.VP(), n)) for n in [*range(5, 33), *range(34, 51, 4)]}
+    budgets = sorted(found)
+    for a, b in zip(budgets, budgets[1:]):
+        assert found[b][0] <= 1.5 * found[a][0], (a, b, found[a], found[b])
+        assert found[b][1] <= 1.5 * found[a][1], (a, b, found[a], found[b])
+    listed = [found[n][0] for n in BUDGETS if n in found]
+    assert all(b < a for a, b in zip(listed, listed[1:])), listed
+
+
+@pytest.mark.parametrize("process", [rd.VP(), rd.EDM(), rd.Flow(), Spring(), Melt()])
+@pytest.mark.parametrize("budget", [1, 2, 3, 4, 7, 11, 33, 64])
+def test_a_default_spends_its_budget_on_every_process(process, budget):
+    plan = rd.best_plan(process, budget)
+    assert plan.evaluations == budget
+    assert bool((plan.times.diff() < 0).all())
+    ends = plan.times[[0, -1]].tolist()
+    assert ends == pytest.approx(process.interval)
+
+
+def test_equal_shares_are_the_quadratic_grid():
+    for process in (rd.VP(), rd.EDM()):
+        ends = process.interval
+        times = warped(process, torch.ones(7, dtype=F64), ends)
+        assert torch.allclose(times, rd.timegrid(process, 7, "quadratic"), rtol=1e-10)
+
+
+def test_fitting_lowers_the_loss_it_is_given(tasks):
+    def build(process, times):
+        return rd.deis(process, times, order=3, wants="v", starter=False)
+
+    ends, shares = rd.VP().interval, torch.ones(8, dtype=F64)
+    fitted = fit_grid(build, tasks[:1], shares, ends, iterations=25)
+    before = errors(tasks[:1], build(rd.VP(), warped(rd.VP(), shares, ends)))
+    after = errors(tasks[:1], build(rd.VP(), warped(rd.VP(), fitted, ends)))
+    assert math.prod(after) < math.prod(before) / 2
