@@ -150,7 +150,6 @@ def follow(model, plan, z, *, rows=None, past=()):
     steps = walk(
         plan.rows if rows is None else rows,
         z,
-        k=process.k,
         modes=process.modes,
         history=plan.history,
         past=past,

@@ -42,7 +42,7 @@ class Trajectories:
 def follow(model: Denoiser, plan: Plan, z: Tensor) -> Tensor:
     """Walk a deterministic plan from the modal state z, keeping gradients."""
     process = plan.process
-    steps = walk(plan.rows, z, k=process.k, modes=process.modes, history=plan.history)
+    steps = walk(plan.rows, z, modes=process.modes, history=plan.history)
     try:
         request = next(steps)
         while True:

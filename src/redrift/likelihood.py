@@ -66,7 +66,7 @@ def encode(
     assert plan.rule is not None
     rows = Rows(plan.rule, plan.process, times, plan.history)
     process = plan.process
-    steps = walk(rows, process.to(x), k=process.k, modes=process.modes, history=plan.history)
+    steps = walk(rows, process.to(x), modes=process.modes, history=plan.history)
     with model.begin(**(cond or {})) as run:
         try:
             request = next(steps)

@@ -120,7 +120,8 @@ def sample(
         callback: called after every row as callback(index, time, state).
         batch_size: run at most that many samples at once.
         tol: choose the steps by an embedded error estimate, at most tol per step in units of the
-            data; the plan, three-stage RES, then gives the ends and the first step only.
+            data; the plan, three-stage RES, then gives the ends and the first step only. The step
+            is common to a batch, so samples then depend on who is beside them.
         dtype: of the state, float32 or wider; None is float32, or x's if wider.
         device: of the state; None is x's, or the model's.
         return_state: return the modal state where it has more than the data, as (B, k, *shape).
@@ -250,9 +251,7 @@ def _run(
             z = z[repeat]
             run.take(repeat)
         if tol is None:
-            steps = walk(
-                plan.rows, z, k=process.k, modes=process.modes, history=plan.history, done=done
-            )
+            steps = walk(plan.rows, z, modes=process.modes, history=plan.history, done=done)
         else:
             steps = adapt(plan, z, tol=tol, done=done)
         return act.finish(_drive(steps, run, act, wants, generator, tick))
@@ -267,19 +266,19 @@ def _drive(
     tick: Callable[[], object],
 ) -> Tensor:
     """Answer a walk's requests until it returns its last state."""
-    try:
-        request = next(steps)
-        while True:
-            if isinstance(request, Ask):
-                answer = run.ask(request.z, request.level, wants)
-                tick()
-            else:
-                answer = act(request, run, wants, generator=generator)
-                if answer.ancestors is not None:
-                    run.take(answer.ancestors)
+    answer: Tensor | Move | None = None
+    while True:
+        try:
             request = steps.send(answer)
-    except StopIteration as stop:
-        return stop.value
+        except StopIteration as stop:
+            return stop.value
+        if isinstance(request, Ask):
+            answer = run.ask(request.z, request.level, wants)
+            tick()
+        else:
+            answer = act(request, run, wants, generator=generator)
+            if answer.ancestors is not None:
+                run.take(answer.ancestors)
 
 
 def _diagnose(state: Tensor, step: int, time: float) -> None:

@@ -15,8 +15,8 @@ from redrift.pretrained import names, pretrained
 from redrift.sampling import sample
 from redrift.solvers import plan_for
 
-_MODELS = ("digits", "cifar10")
-_BUDGET, _REFERENCE, _AMPLIFY = 10, 200, 10
+_MODELS = {"digits": 100, "cifar10": 20}  # samples of each
+_BUDGET, _REFERENCE, _AMPLIFY = 10, {"digits": 200, "cifar10": 90}, 10
 _PLANS: dict[str, dict[str, Any]] = {
     "best": {},
     "DEIS": {"solver": "deis", "order": 3},
@@ -36,7 +36,8 @@ def run(report: Report, out: Path, *, quick: bool) -> None:
     errors = {}
     for name in (model for model in _MODELS if model in names()):
         started = time.perf_counter()
-        errors[name] = _compare(report, name, 20 if quick else 100, out / f"{name}.png")
+        n = 10 if quick else _MODELS[name]
+        errors[name] = _compare(report, name, n, out / f"{name}.png")
         report.print(f"{name}: {time.perf_counter() - started:.1f} s\n")
     report.finish(model=list(errors), evaluations=_BUDGET, plan=list(_PLANS), errors=errors)
 
@@ -46,7 +47,7 @@ def _compare(report: Report, name: str, n: int, path: Path) -> dict[str, dict[st
     model = pretrained(name)
     label = torch.arange(n) % model.card["classes"]
     options: dict[str, Any] = {"shape": (n, *model.card["shape"]), "cond": {"label": label}}
-    fine = plan_for(model.process, _REFERENCE, solver="res", order=3)
+    fine = plan_for(model.process, _REFERENCE[name], solver="res", order=3)
     exact = sample(model, fine, generator=report.generators(n), **options)
     strips = [(f"reference\n{fine.evaluations} evaluations", grid(exact[:10], columns=10))]
     report.print(f"{name:10s} evaluations   error: median   90th percentile")

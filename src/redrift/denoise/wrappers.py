@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from redrift.denoise.denoiser import Denoiser
+from redrift.denoise.denoiser import Denoiser, Shared
 from redrift.process import Level
 
 
@@ -71,10 +71,12 @@ class Guided(Wrapper):
         """
         dropped = dict(cond)
         for name, value in self.null.items():
-            if not isinstance(cond.get(name), Tensor):
+            shared = isinstance(cond.get(name), Shared)
+            given = cond[name].value if shared else cond.get(name)
+            if not isinstance(given, Tensor):
                 raise ValueError(f"guidance needs the condition {name!r} as a tensor in cond.")
-            null = torch.as_tensor(value, dtype=cond[name].dtype, device=cond[name].device)
-            dropped[name] = null.expand_as(cond[name])
+            null = torch.as_tensor(value, dtype=given.dtype, device=given.device).expand_as(given)
+            dropped[name] = Shared(null) if shared else null
         run = copy.copy(self)
         with self.model.begin(**cond) as run.model, self.model.begin(**dropped) as run._dropped:
             yield run

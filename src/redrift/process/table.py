@@ -15,7 +15,8 @@ from torch import Tensor
 
 from redrift.process.scalar import ScalarProcess
 
-_NEWTON = 12  # steps; each halves the bracket at worst and squares the error at best
+_NEWTON = 60  # steps at most; each halves the bracket at worst and squares the error at best
+_CLOSE = 1e-14  # of an index: no further steps
 
 
 def _slopes(y: Tensor) -> Tensor:
@@ -107,7 +108,10 @@ class TableProcess(ScalarProcess):
                 low = torch.where(value > target, t, low)
                 high = torch.where(value > target, high, t)
                 step = t - (value - target) / self.clock_rate(t)
-                t = torch.where((step > low) & (step < high), step, (low + high) / 2)
+                inside = (step >= low) & (step <= high)
+                previous, t = t, torch.where(inside, step, (low + high) / 2)
+                if bool((t - previous).abs().max() <= _CLOSE * self.horizon):
+                    break
             value, rate = self.clock(t), self.clock_rate(t)
         return t - (value - w) / rate
 

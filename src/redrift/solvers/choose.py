@@ -83,7 +83,7 @@ def plan_for(
                 "the best plan chooses its own method and grid: name a solver to choose."
             )
         return best_plan(process, evaluations, start=start, stop=stop)
-    end = options.get("end", "zero" if solver == "heun" else "min")
+    end = options.get("end", "denoise" if solver == "heun" else "min")
     budget = evaluations if end == "min" else evaluations - 1
     if solver in _ORDERS:
         options["order"] = _order(max(budget, 1), solver, order)
@@ -100,7 +100,7 @@ def _steps(solver: str, budget: int, options: dict[str, Any]) -> int:
     if stages > 1:
         steps, remainder = divmod(budget, stages)
         if solver == "heun":
-            if not steps and options.get("end") in ("min", "denoise"):
+            if not steps:
                 raise ValueError(
                     f"heun needs at least 2 evaluations before its end, got {budget}."
                 )

@@ -351,7 +351,8 @@ def check_times(process: Process, times: Tensor | Sequence[float]) -> Tensor:
             f"{float(values[i + 1])}; remove repeated times (a step of no length wastes an "
             "evaluation)."
         )
-    if not process.clean <= float(values[-1]) or not float(values[0]) <= process.horizon:
+    last = float(values[-1])
+    if not (last >= 0 or last == process.clean) or not float(values[0]) <= process.horizon:
         raise ValueError(
             f"times must lie within [{process.clean:g}, {process.horizon}], got {float(values[0])} to "
             f"{float(values[-1])}."
@@ -363,7 +364,6 @@ def walk(
     rows: Iterable[Row],
     z: Tensor,
     *,
-    k: int = 1,
     modes: tuple[int, ...] = (),
     history: int,
     past: Sequence[Tensor] = (),
@@ -374,7 +374,6 @@ def walk(
     Args:
         rows: the steps.
         z: incoming modal state, (B, *shape), or (B, k, *shape) for k > 1.
-        k: size of the process's blocks.
         modes: the process's modes.
         history: how many predictions to keep.
         past: predictions made before z, newest first.

@@ -146,7 +146,7 @@ def heun(
     low: float = 0.0,
     high: float = math.inf,
     scale: float = 1.0,
-    end: End = "zero",
+    end: End = "denoise",
 ) -> Plan:
     """Build EDM's sampler: Heun in sigma, noise put back before each step, a last Euler step to 0.
 
@@ -159,7 +159,8 @@ def heun(
         low: S_min: no churn at or below this sigma / alpha.
         high: S_max: no churn at or above it.
         scale: S_noise: factor on the added noise.
-        end: "zero" as published, "min" or "denoise", see `Plan.build`.
+        end: "denoise" as published (an Euler step from the last level to 0), "min" or "zero", see
+            `Plan.build`.
 
     Raises:
         ValueError: if the process has no single noise level or a churn argument is out of range.

@@ -1,0 +1,442 @@
+"""Accuracy against evaluations: redrift's plans beside every deterministic scheduler of diffusers.
+
+The numerical defect of a sample is the root mean square over its coordinates of the distance to a
+fine float64 solution from the same noise. For each budget of evaluations: its median, its 90th
+percentile, and the share of samples that end in another mode (defect above 0.1), on exact mixtures
+of a hard and a smooth kind (fresh seeds, VP and EDM), on the exact denoiser of scikit-learn's
+digits and on the shipped networks; then the Frechet distance of the networks' samples to real ones
+beside that of real ones to real ones. The colour network's needs REDRIFT_CIFAR10, the path of a
+parquet file with the columns `img` and `label`.
+
+Figures over seeds are geometric means. "best" is the configuration of diffusers with the smallest
+figure over all seeds; "oracle" picks it anew for every seed, after the fact; "best by spacing" leaves
+every option but the order, the spacing and the end at its default; "best with noise left" counts only
+those that end at the smallest noise level, as plans do by default (a last step to zero noise meets a
+finite data set exactly, so on it the others say nothing). A ratio is diffusers' oracle over redrift:
+above 1, redrift is nearer.
+"""
+
+import functools
+import io
+import math
+import os
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import redrift as rd
+from benchmarks import _peers as peers
+from benchmarks import _problems as problems
+from redrift.metrics import frechet, frechet_floor
+from redrift.metrics.frechet import halves
+
+BUDGETS = (5, 6, 8, 9, 10, 12, 15, 20, 30, 50)
+QUICK = (6, 10, 15, 20)
+FINALISTS = 8  # of each figure, of those that all ran on the smaller problem
+FIGURES = ("median", "p90", "flips")
+SHOWN = ("median", "p90")
+# which of diffusers' configurations compete
+TIERS = {
+    "best": "all",
+    "best by spacing": "those with changed orders, spacings and ends alone",
+    "best with noise left": "those that end at the smallest noise level, not at zero",
+}
+
+# name: the options of rd.plan_for; None is rd.best_plan
+PLANS = {
+    "best_plan": None,
+    "DDIM": dict(solver="ddim"),
+    "DEIS 2": dict(solver="deis", order=2),
+    "DEIS 3": dict(solver="deis", order=3),
+    "DEIS 4": dict(solver="deis", order=4),
+    "DEIS 4, denoised": dict(solver="deis", order=4, end="denoise"),
+    "DEIS 4, logsnr": dict(solver="deis", order=4, spacing="logsnr"),
+    "DEIS 4, no starter": dict(solver="deis", order=4, starter=False),
+    "DEIS 4 in rho": dict(solver="deis", order=4, variable="rho"),
+    "DEIS 2 in logrho": dict(solver="deis", order=2, variable="logrho"),
+    "DEIS 3 in logrho, logsnr": dict(solver="deis", order=3, variable="logrho", spacing="logsnr"),
+    "DEIS 2 on v": dict(solver="deis", order=2, wants="v"),
+    "DEIS 4 on v": dict(solver="deis", order=4, wants="v"),
+    "DEIS 3 on v, corrected": dict(solver="deis", order=3, wants="v", corrector=True),
+    "iPNDM": dict(solver="ipndm"),
+    "RES 2S": dict(solver="res", order=2),
+    "RES 3S": dict(solver="res", order=3),
+    "RES 2M, lower end": dict(
+        solver="res", order=2, multistep=True, lower_final=True, starter=False
+    ),
+    "RES 2M, corrected, lower end": dict(
+        solver="res", order=2, multistep=True, lower_final=True, starter=False, corrector=True
+    ),
+    "Krogstad": dict(solver="krogstad"),
+    "rhoRK kutta3": dict(solver="rho_rk"),
+    "Heun": dict(solver="heun"),
+    "DPM++ 2M": dict(solver="dpmpp", order=2),
+    "DPM++ 2S": dict(solver="dpmpp", order=2, single=True),
+}
+FRECHET_PLANS = ("best_plan", "DDIM", "DEIS 3", "RES 2S")
+
+
+# ------------------------------------------------------------------ one method on one problem
+
+
+def plan(process, budget: int, options: dict | None) -> rd.Plan:
+    """Build a plan of at most `budget` evaluations."""
+    made = rd.best_plan(process, budget) if options is None else None
+    made = rd.plan_for(process, budget, **options) if made is None else made
+    assert made.evaluations <= budget, (str(made), budget)
+    return made
+
+
+def ours(problem: problems.Problem, budget: int, options: dict | None) -> dict:
+    """Return the figures of one plan, or why it has none."""
+    process = problem.model.process
+    try:
+        made = plan(process, budget, options)
+        here, there = (process.level(made.times[i]) for i in (0, -1))
+        signal, rho = float(here.signal), float(here.root / here.signal)
+        x = signal * problem.reference.at(rho)
+        device = problem.model.device
+        x = rd.sample(problem.model, made, x=x, cond=problem.cond, device=device)
+    except (AttributeError, TypeError, ValueError, rd.NumericalError) as error:
+        return {"failure": f"{type(error).__name__}: {error}"[:160]}
+    rho = float(there.root / there.signal)
+    figures = problems.summary(problem.errors(x / float(there.signal), rho))
+    return {"evaluations": made.evaluations, **figures}
+
+
+def theirs(problem: problems.Problem, budget: int, config: peers.Config) -> dict:
+    """Return the figures of one scheduler of diffusers, or why it has none."""
+    found = peers.drive(config, problem.denoise, problem.reference.at, budget)
+    if found.failure:
+        return {"failure": found.failure}
+    figures = problems.summary(problem.errors(found.x, found.rho))
+    return {"evaluations": found.evaluations, "end": found.rho, **figures}
+
+
+def mean(values: list[float]) -> float:
+    """Return the geometric mean, the plain one where a value is zero."""
+    if min(values) <= 0:
+        return sum(values) / len(values)
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def ranked(scores: dict[str, dict], figure: str) -> list[str]:
+    """Return the names whose runs succeeded, best first."""
+    good = {name: mean(s[figure]) for name, s in scores.items() if "failure" not in s}
+    return sorted(good, key=good.__getitem__)
+
+
+@functools.cache
+def cached(name: str, quick: bool) -> problems.Problem:
+    return problems.problem(name, quick)
+
+
+@functools.cache
+def field(name: str, budget: int, quick: bool = False) -> dict[str, dict]:
+    """Return the figures of all of diffusers' configurations by name.
+
+    Where a problem has a screen, all run there and only the best of each figure and tier on the
+    problem itself; the others are marked "screened" and hold the screen's figures. Where it is like
+    another problem, the best there run here and the others not at all.
+    """
+    problem = cached(name, quick)
+    todo = peers.configs(problem.schedule, quick)
+    if problem.like:
+        chosen = finalists(field(problem.like, budget, quick), todo, FINALISTS // 2)
+        scores = {c.name: {"failure": f"not run: behind on {problem.like}"} for c in todo}
+    elif problem.screen:
+        scores = {c.name: theirs(problem.screen, budget, c) for c in todo}
+        chosen = finalists(scores, todo, FINALISTS)
+        for row in scores.values():
+            row["screened"] = True
+    else:
+        scores, chosen = {}, {c.name for c in todo}
+    done = {c.name: theirs(problem, budget, c) for c in todo if c.name in chosen}
+    return {**scores, **done}
+
+
+def finalists(scores: dict[str, dict], todo: tuple, count: int) -> set[str]:
+    """Return the names of the best few in each figure and tier."""
+    ran = {n: s for n, s in scores.items() if "failure" not in s}
+    plain = {c.name: ran[c.name] for c in todo if c.plain and c.name in ran}
+    noisy = {n: s for n, s in ran.items() if s["end"] > 0}
+    lists = [(some, figure) for some in (ran, plain, noisy) for figure in SHOWN]
+    return {n for some, figure in lists for n in ranked(some, figure)[:count]}
+
+
+def diffusers_best(problem: str, budget: int, quick: bool = False, tier: str = "best") -> dict:
+    """Return the best figures that any of diffusers' configurations reaches.
+
+    Args:
+        problem: a name of `_problems.NAMES`.
+        budget: most evaluations.
+        quick: the few strongest configurations on two seeds.
+        tier: a key of TIERS.
+
+    Returns:
+        "median" and "p90", geometric means over the seeds of the configuration that is best over
+        all seeds, named by "config" {"median": ..., "p90": ...}; "oracle" {"median": [...], "p90":
+        [...]}, for each seed the figure of whichever is best there; "flips" the smallest share in
+        another mode.
+    """
+    plain = {c.name for c in peers.configs(cached(problem, quick).schedule, quick) if c.plain}
+    scores = {
+        name: s
+        for name, s in field(problem, budget, quick).items()
+        if "failure" not in s
+        and "screened" not in s
+        and (tier != "best by spacing" or name in plain)
+        and (tier != "best with noise left" or s["end"] > 0)
+    }
+    out: dict = {"config": {}, "oracle": {}}
+    for figure in SHOWN:
+        winner = ranked(scores, figure)[0]
+        out[figure], out["config"][figure] = mean(scores[winner][figure]), winner
+        seeds = zip(*(s[figure] for s in scores.values()))
+        out["oracle"][figure] = [min(column) for column in seeds]
+    out["flips"] = min(mean(s["flips"]) for s in scores.values())
+    return out
+
+
+# ------------------------------------------------------------------ the whole benchmark
+
+
+def run(quick: bool) -> dict:
+    budgets = QUICK if quick else BUDGETS
+    names = [n for n in problems.NAMES if n != "cifar10" or "cifar10" in shipped()]
+    if quick:
+        names = ["hard-vp", "hard-edm", "digits-empirical", "digits"]
+    result: dict = {"budgets": list(budgets), "problems": {}, "frechet": {}}
+    for name in names:
+        start = time.perf_counter()
+        result["problems"][name] = compare(name, budgets, quick)
+        print(f"{name}: {time.perf_counter() - start:.0f} s\n{table(result, name)}", flush=True)
+        cached(name, quick).__dict__.pop("reference", None)
+    for name in ("digits", "cifar10"):
+        start = time.perf_counter()
+        found = frechet_table(name, quick)
+        if found:
+            result["frechet"][name] = found
+            print(f"Frechet distance, {name}: {time.perf_counter() - start:.0f} s", flush=True)
+    return result
+
+
+def shipped() -> list[str]:
+    """Return the names of the shipped models."""
+    import importlib
+
+    return importlib.import_module("redrift.pretrained").names()
+
+
+def compare(name: str, budgets: tuple[int, ...], quick: bool) -> dict:
+    """Return every plan and every configuration of diffusers on one problem."""
+    problem = cached(name, quick)
+    runs = {
+        plan_name: [ours(problem, budget, options) for budget in budgets]
+        for plan_name, options in PLANS.items()
+    }
+    tiers = {tier: [diffusers_best(name, b, quick, tier) for b in budgets] for tier in TIERS}
+    best = tiers["best"]
+    fields = [field(name, budget, quick) for budget in budgets]
+    ratios = {
+        plan_name: {figure: [ratio(b, r, figure) for b, r in zip(best, rows)] for figure in SHOWN}
+        for plan_name, rows in runs.items()
+    }
+    return {
+        "groups": problem.groups,
+        "samples": len(problem.start) // problem.groups,
+        "redrift": {plan_name: collect(rows) for plan_name, rows in runs.items()},
+        **tiers,
+        "ratios": ratios,
+        "diffusers": {c: collect([f[c] for f in fields]) for c in fields[0]},
+    }
+
+
+def ratio(best: dict, row: dict, figure: str) -> list[float] | None:
+    """Return diffusers' oracle over a plan: mean, smallest and largest over the seeds."""
+    if "failure" in row:
+        return None
+    each = [b / max(r, 1e-300) for b, r in zip(best["oracle"][figure], row[figure])]
+    return [rounded(v) for v in (mean(each), min(each), max(each))]
+
+
+def collect(rows: list[dict]) -> dict:
+    """Turn one method's figures by budget into short lists, one a figure."""
+    out: dict = {
+        figure: [None if "failure" in r else rounded(mean(r[figure])) for r in rows]
+        for figure in FIGURES
+    }
+    out["evaluations"] = [r.get("evaluations") for r in rows]
+    if any("screened" in r for r in rows):
+        out["screened"] = ["screened" in r for r in rows]
+    failures = sorted({r["failure"] for r in rows if "failure" in r})
+    return {**out, "failures": failures} if failures else out
+
+
+def rounded(value: float) -> float:
+    """Return three significant digits."""
+    return float(f"{value:.3g}")
+
+
+def table(result: dict, name: str) -> str:
+    """Return the figures of one problem as text."""
+    found, budgets = result["problems"][name], result["budgets"]
+    lines = []
+    for figure in FIGURES:
+        lines.append(f"  {figure:34s}" + "".join(f"{b:>9d}" for b in budgets))
+        rows = {f"diffusers, {tier}": [b[figure] for b in found[tier]] for tier in TIERS}
+        rows |= {plan_name: r[figure] for plan_name, r in found["redrift"].items()}
+        for label, values in rows.items():
+            cells = ("        -" if v is None else f"{v:9.1e}" for v in values)
+            lines.append(f"  {label:34s}" + "".join(cells))
+    for budget, best in zip(budgets, found["best"]):
+        lines.append(f"  {budget:3d}  " + " | ".join(best["config"][f] for f in SHOWN))
+    return "\n".join(lines)
+
+
+# ------------------------------------------------------------------ Frechet distance
+
+
+def frechet_table(name: str, quick: bool) -> dict | None:
+    """Return Frechet distances over the features of the shipped classifier, with a floor."""
+    if name not in shipped() or (name == "cifar10" and quick):
+        return None
+    real = real_pictures(name)
+    if real is None:
+        return None
+    import importlib
+
+    features = importlib.import_module("redrift.pretrained").classifier(name).features
+    model = rd.pretrained(name)
+    images, labels = real
+    half = 400 if quick else len(images) // 2
+    budgets = (10,) if quick else (5, 10, 20)
+    g = torch.Generator().manual_seed(problems.SEEDS[0])
+    picks = [halves(len(images), half, labels, generator=g)[0] for _ in range(4)]
+    noise, label = torch.randn(half, *model.card["shape"], generator=g), labels[picks[0]]
+
+    def distance(found: Tensor) -> float:
+        return rounded(mean([frechet(found, images[pick], features) for pick in picks]))
+
+    floor = frechet_floor(images, features, size=half, strata=labels, generator=g)
+    out: dict = {"samples": half, "budgets": list(budgets), "floor": rounded(floor)}
+    out["redrift"] = {
+        plan_name: [distance(drawn(model, noise, label, b, PLANS[plan_name])) for b in budgets]
+        for plan_name in FRECHET_PLANS
+        if PLANS[plan_name] is not None or hasattr(rd, "best_plan")
+    }
+    out["diffusers"] = {}
+    for config_name in frechet_configs(name, quick):
+        config = next(c for c in peers.configs() if c.name == config_name)
+        rows = [imitated(model, noise, label, b, config) for b in budgets]
+        out["diffusers"][config_name] = [None if x is None else distance(x) for x in rows]
+    out["converged"] = distance(drawn(model, noise, label, 60, dict(solver="deis", order=3)))
+    return out
+
+
+def frechet_configs(name: str, quick: bool) -> list[str]:
+    """Return the configurations worth sampling: the defaults, and the winners of the defect."""
+    wanted = ["DDIM, leading, to zero", "DPM++2M, linspace, to zero"]
+    wanted += ["UniPC2 bh2, linspace, to zero", "DEIS2, linspace"]
+    if not quick:
+        best = [diffusers_best(name, b)["config"] for b in (5, 10, 20)]
+        wanted += [b[figure] for b in best for figure in SHOWN]
+    return list(dict.fromkeys(wanted))
+
+
+def real_pictures(name: str) -> tuple[Tensor, Tensor] | None:
+    """Return real pictures in [-1, 1] and their labels, or None where they are not at hand."""
+    if name == "digits":
+        images, labels = problems.digits()
+        return images.float(), labels
+    path = os.environ.get("REDRIFT_CIFAR10")
+    if not path:
+        return None
+    import numpy as np
+    import pyarrow.parquet as pq
+    from PIL import Image
+
+    table = pq.read_table(Path(path), columns=["img", "label"]).slice(0, 2000)
+    files = [io.BytesIO(row["bytes"]) for row in table["img"].to_pylist()]
+    pixels = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return images, torch.tensor(table["label"].to_pylist())
+
+
+def drawn(model, noise: Tensor, label: Tensor, budget: int, options: dict | None) -> Tensor:
+    """Sample pictures by a plan."""
+    made = plan(model.process, budget, options)
+    x = rd.sample(model, made, x=noise, cond={"label": label}, batch_size=200)
+    return (x / float(model.process.signal(made.times[-1]))).clamp(-1, 1)
+
+
+@torch.no_grad()
+def imitated(model, noise: Tensor, label: Tensor, budget: int, config) -> Tensor | None:
+    """Sample pictures by a scheduler of diffusers from the same noise."""
+    process = model.process
+
+    def denoise(x: Tensor, rho: float) -> Tensor:
+        t = process.unclock(torch.tensor(-math.log(rho), dtype=torch.float64))
+        z = x * process.alpha(t)
+        return torch.cat([model.x0(a, t, label=b) for a, b in zip(z.split(200), label.split(200))])
+
+    found = peers.drive(config, denoise, lambda rho: noise.double() / peers.alpha(rho), budget)
+    return None if found.x is None else found.x.clamp(-1, 1).float()
+
+
+# ------------------------------------------------------------------ the picture
+
+
+def plot(result: dict, path: str) -> None:
+    import matplotlib.pyplot as plt
+
+    names = list(result["problems"])
+    budgets = result["budgets"]
+    figure, axes = plt.subplots(
+        2, len(names), figsize=(3.1 * len(names), 6), sharex=True, squeeze=False
+    )
+    for column, name in enumerate(names):
+        found = result["problems"][name]
+        finite = name == "digits-empirical"  # a step to zero noise meets a finite set exactly
+        for row, kind in enumerate(SHOWN):
+            panel(axes[row][column], budgets, found, kind, tuple(TIERS)[2 if finite else 0])
+            if not row:
+                axes[row][column].set_title(f"{name}, noise left" if finite else name, fontsize=10)
+            if not column:
+                axes[row][column].set_ylabel(f"{kind} of the defect")
+        axes[-1][column].set_xlabel("evaluations")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=6, fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, 0.09, 1, 1))
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+HIGHLIGHTED = {"best_plan": "C3", "DEIS 4": "C0", "RES 2S": "C2"}
+
+
+def panel(axis, budgets: list[int], found: dict, kind: str, tier: str) -> None:
+    """Draw one figure of one problem: diffusers as a band, redrift's plans as lines."""
+    axis.set(xscale="log", yscale="log")
+    axis.set_xticks([5, 10, 20, 50], labels=["5", "10", "20", "50"])
+    axis.minorticks_off()
+    axis.set_xlim(budgets[0] * 0.93, budgets[-1] * 1.07)
+    columns = [
+        [d[kind][i] for d in found["diffusers"].values() if d[kind][i] is not None]
+        for i in range(len(budgets))
+    ]
+    best = [b[kind] for b in found[tier]]
+    middle = [max(sorted(c)[len(c) // 2], b) for c, b in zip(columns, best)]
+    axis.fill_between(budgets, best, middle, color="0.85", label="diffusers, the better half")
+    axis.plot(budgets, best, color="0.35", lw=2, label="diffusers, best of all at each budget")
+    for name, r in found["redrift"].items():
+        values = [math.nan if v is None else v for v in r[kind]]
+        if all(map(math.isnan, values)):
+            continue
+        if name in HIGHLIGHTED:
+            color = HIGHLIGHTED[name]
+            axis.plot(budgets, values, "o-", ms=3, color=color, label=f"redrift {name}")
+        else:
+            axis.plot(budgets, values, color="C0", lw=0.6, alpha=0.3)
