@@ -25,7 +25,7 @@ import redrift as rd
 from benchmarks import SEED
 
 SHORT, LONG = 20, 60
-IMAGES, LATENTS, DIGITS = (64, 3, 32, 32), (4, 4, 64, 64), (16, 1, 8, 8)
+IMAGES, LATENTS, DIGITS = (64, 3, 32, 32), (4, 4, 64, 64), (64, 1, 8, 8)
 
 
 def run(quick):
