@@ -83,9 +83,9 @@ class Denoiser:
         x = self.network_input(z)
         t = level.t if self.time is None else self.time(level.t)
         out = self.net(x, t.to(x).expand(x.shape[0]), **self.conditions())
-        shapes = [tuple(x.shape)]
+        shapes = [x.shape]
         if process.k > 1 and self.predicts in ("x0", "score"):
-            shapes.append((x.shape[0], x.shape[1] // process.k, *x.shape[2:]))
+            shapes.append(torch.Size((x.shape[0], x.shape[1] // process.k, *x.shape[2:])))
         self.check_output(out, x, shapes)
         if process.k == 1:
             return process.to(out.to(z.dtype))
@@ -106,14 +106,15 @@ class Denoiser:
         """Return the bound conditions as the network's keyword arguments."""
         return {k: v.value if isinstance(v, Shared) else v for k, v in self._cond.items()}
 
-    def check_output(self, out: Any, x: Tensor, shapes: Sequence[tuple[int, ...]]) -> None:  # noqa: ANN401
+    def check_output(self, out: Any, x: Tensor, shapes: Sequence[torch.Size]) -> None:  # noqa: ANN401
         """Refuse what is no prediction of the network for x: another type, shape or dtype."""
         if not isinstance(out, Tensor):
             raise TypeError(f"the network returned {type(out).__name__}, expected a tensor.")
-        if tuple(out.shape) not in shapes:
+        if out.shape not in shapes:
+            expected = " or ".join(str(tuple(shape)) for shape in shapes)
             raise ValueError(
                 f"the network returned shape {tuple(out.shape)} for an input of {tuple(x.shape)}, "
-                f"expected {' or '.join(map(str, shapes))} (channels: {type(self.process).__name__} "
+                f"expected {expected} (channels: {type(self.process).__name__} "
                 f"has k = {self.process.k})."
             )
         if out.dtype != x.dtype:

@@ -62,7 +62,7 @@ class Mixed(Denoiser):
         """Return the clean modal state."""
         x = self.network_input(z)
         out: Any = self.net(x, level.t.to(x).expand(x.shape[0]), **self.conditions())
-        shape = (x.shape[0], x.shape[1] // self.process.k, *x.shape[2:])
+        shape = torch.Size((x.shape[0], x.shape[1] // self.process.k, *x.shape[2:]))
         self.check_output(out, x, (shape,))
         x_lin, scale = self.linear(z, level)
         clean = x_lin + scale * self.process.to(out.to(z.dtype))
