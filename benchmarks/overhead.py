@@ -6,7 +6,7 @@ the same linear combinations. The target is 25 us a step and 20 % above the loop
 against_diffusers: the same plan on latents, against the step of a second-order scheduler of
 diffusers. The target is a quarter of its time.
 
-outside_a_network: the time a run spends outside the smallest shipped network, at batch 64: under a
+outside_a_network: the time a run spends outside the smallest shipped network, at the batch of the demo: under a
 plan in the network's own reading, under one for which every prediction is converted, and in a
 hand-written loop, which is the least that Python can do. The target is 1 % of the run.
 
@@ -25,7 +25,7 @@ import redrift as rd
 from benchmarks import SEED
 
 SHORT, LONG = 20, 60
-IMAGES, LATENTS, DIGITS = (64, 3, 32, 32), (4, 4, 64, 64), (64, 1, 8, 8)
+IMAGES, LATENTS, DIGITS = (64, 3, 32, 32), (4, 4, 64, 64), (100, 1, 8, 8)
 
 
 def run(quick):

@@ -177,8 +177,8 @@ BUGS = [
     bug(
         "the sign of the score as a source",
         "process/convert.py",
-        'noise = one if source == "eps" else -transpose(root)',
-        'noise = one if source == "eps" else transpose(root)',
+        'size = 1.0 if source == "eps" else -root',
+        'size = 1.0 if source == "eps" else root',
         "test_conversions.py::test_every_reading_of_an_oracle_is_consistent[VP]",
     ),
     Bug(
@@ -186,13 +186,13 @@ BUGS = [
         (
             (
                 "process/convert.py",
-                'noise = one if source == "eps" else -transpose(root)',
-                'noise = one if source == "eps" else transpose(root)',
+                'size = 1.0 if source == "eps" else -root',
+                'size = 1.0 if source == "eps" else root',
             ),
             (
                 "process/convert.py",
-                "return zero, -inverse(transpose(root))",
-                "return zero, inverse(transpose(root))",
+                '"score": (0.0, -1 / root if target == "score" else 0.0),',
+                '"score": (0.0, 1 / root if target == "score" else 0.0),',
             ),
         ),
         ("test_conversions.py::test_v_and_flow_are_defined_where_the_signal_is_zero",),
@@ -207,8 +207,8 @@ BUGS = [
     bug(
         "the angle of v without the scale of the data, in conversions",
         "process/convert.py",
-        "((process.sigma_data * level.signal) ** 2 + level.root**2)",
-        "(level.signal**2 + level.root**2)",
+        "angle = ((data * signal) ** 2 + root**2) ** 0.5",
+        "angle = (signal**2 + root**2) ** 0.5",
         "test_conversions.py::test_preconditioning_is_the_angle_reading_of_the_raw_network",
     ),
     bug(

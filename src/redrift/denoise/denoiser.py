@@ -20,7 +20,7 @@ from typing_extensions import Self
 from redrift._core.errors import choose
 from redrift._core.linalg import apply, combine, transpose
 from redrift.process import PREDICTIONS, Level, Process, convert
-from redrift.process.convert import available, complete_score
+from redrift.process.convert import available, complete_score, mix
 
 
 class Shared(NamedTuple):
@@ -138,6 +138,9 @@ class Denoiser:
         prediction = self.predict(z, level)
         if wants == self.predicts:
             return prediction
+        if level.signal.numel() == 1 and not level.signal.requires_grad:
+            p, q = mix(self.process, level, self.predicts, wants)
+            return (z * p).add_(prediction, alpha=q)
         P, Q = convert(self.process, level, self.predicts, wants)
         return combine(((P, z), (Q, prediction)), self.process.modes)
 

@@ -15,6 +15,8 @@ network by 1 / alpha.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -48,26 +50,93 @@ def convert(process: Process, level: Level, source: str, target: str) -> tuple[T
         if name not in available(process):
             options = ", ".join(available(process))
             raise ValueError(f"{name!r} has no meaning for k = {process.k}; use one of {options}.")
-    zero_signal = not bool((_smallest(level.signal) > 0).all())
-    zero_noise = not bool((_smallest(level.root) > 0).all())
+    signal, root = level.signal, level.root
+    if process.k > 1:
+        small = [float(torch.linalg.det(table).abs().min()) for table in (signal, root)]
+        _check_defined(source, target, level.t, *small)
+        return _matrices(signal, root, source, target)
+    if signal.numel() == 1 and not signal.requires_grad and not root.requires_grad:
+        P, Q = mix(process, level, source, target)
+        return signal.new_full(signal.shape, P), signal.new_full(signal.shape, Q)
+    small = [float(table.detach().abs().min()) for table in (signal, root)]
+    _check_defined(source, target, level.t, *small)
+    P, Q = _scalars(signal, root, process.sigma_data, source, target)
+    return P + torch.zeros_like(signal), Q + torch.zeros_like(signal)
+
+
+def mix(process: Process, level: Level, source: str, target: str) -> tuple[float, float]:
+    """Return `convert`'s (P, Q) as numbers, for a process and level with one noise level."""
+    signal, root = float(level.signal), float(level.root)
+    _check_defined(source, target, level.t, signal, root)
+    return _scalars(signal, root, process.sigma_data, source, target)
+
+
+def _check_defined(source: str, target: str, t: Tensor, signal: float, root: float) -> None:
+    """Refuse a conversion that divides by zero."""
     if source == target:
-        return torch.zeros_like(level.signal), _identity(level.signal)
-    if zero_signal and source in ("eps", "score") and target not in ("eps", "score"):
+        return
+    if signal == 0 and source in ("eps", "score") and target not in ("eps", "score"):
         raise ValueError(
-            f"{source!r} does not determine {target!r} where the signal is zero (t = {level.t}); "
+            f"{source!r} does not determine {target!r} where the signal is zero (t = {t}); "
             "predict 'x0', 'v' or 'flow' there, or start the grid below it."
         )
-    if zero_noise and (source == "x0" or target == "score"):
+    if root == 0 and (source == "x0" or target == "score"):
         raise ValueError(
-            f"{source!r} does not determine {target!r} where the noise is zero (t = {level.t}); "
+            f"{source!r} does not determine {target!r} where the noise is zero (t = {t}); "
             "predict 'eps', 'v' or 'flow' there, or end the grid above it."
         )
-    clean, noise = _unmix(process, level, source)
-    weight_clean, weight_noise = _mixture(process, level, target)
-    return tuple(  # pyright: ignore[reportReturnType]
-        product(weight_clean, c) + product(weight_noise, n)
-        for c, n in zip(clean, noise, strict=True)
-    )
+
+
+def _scalars(signal: Any, root: Any, data: float, source: str, target: str) -> Any:  # noqa: ANN401
+    """Return (P, Q) for k = 1, where tables act entry by entry: numbers or tables alike.
+
+    clean = a z + b e and noise = c z + d e for the source prediction e; the target is a fixed
+    mixture of the two.
+    """
+    if source == target:
+        return 0.0, 1.0
+    angle = ((data * signal) ** 2 + root**2) ** 0.5
+    on_clean, on_noise = {
+        "eps": (0.0, 1.0),
+        "score": (0.0, -1 / root if target == "score" else 0.0),
+        "x0": (1.0, 0.0),
+        "flow": (-1.0, 1.0),
+        "v": (-root / (data * angle), data * signal / angle),
+    }[target]
+    if source == "x0":
+        clean, noise = (0.0, 1.0), (1 / root, -signal / root)
+    elif source == "v":
+        clean = (data**2 * signal / angle**2, -data * root / angle)
+        noise = (root / angle**2, data * signal / angle)
+    elif source == "flow":
+        total = signal + root
+        clean, noise = (1 / total, -root / total), (1 / total, signal / total)
+    else:
+        size = 1.0 if source == "eps" else -root
+        noise, clean = (0.0, size), (0.0, 0.0)
+        if target not in ("eps", "score"):
+            clean = (1 / signal, -root * size / signal)
+    P = on_clean * clean[0] + on_noise * noise[0]
+    return P, on_clean * clean[1] + on_noise * noise[1]
+
+
+def _matrices(signal: Tensor, root: Tensor, source: str, target: str) -> tuple[Tensor, Tensor]:
+    """Return (P, Q) for k > 1, where eps, x0 and score have a meaning."""
+    zero, one = torch.zeros_like(signal), _identity(signal)
+    if source == target:
+        return zero, one
+    if source == "x0":
+        undo = inverse(root)
+        noise = undo, -product(undo, signal)
+    else:
+        noise = zero, one if source == "eps" else -transpose(root)
+    if target == "eps":
+        return noise
+    if target == "score":
+        turn = -inverse(transpose(root))
+        return product(turn, noise[0]), product(turn, noise[1])
+    undo = inverse(signal)
+    return undo, -product(undo, root, noise[1])
 
 
 def complete_score(process: Process, level: Level, z: Tensor, last: Tensor) -> Tensor:
@@ -95,50 +164,3 @@ def complete_score(process: Process, level: Level, z: Tensor, last: Tensor) -> T
 
 def _identity(like: Tensor) -> Tensor:
     return torch.eye(like.shape[-1], dtype=like.dtype).expand_as(like)
-
-
-def _smallest(table: Tensor) -> Tensor:
-    return table.abs() if table.shape[-1] == 1 else torch.linalg.det(table).abs()
-
-
-def _unmix(process: Process, level: Level, source: str) -> tuple[tuple[Tensor, Tensor], ...]:
-    """Return ((a, b), (c, d)): clean = a z + b e, noise = c z + d e, for the source prediction e."""
-    signal, root = level.signal, level.root
-    zero, one = torch.zeros_like(signal), _identity(signal)
-    if source in ("eps", "score"):
-        noise = one if source == "eps" else -transpose(root)
-        if not bool((_smallest(signal) > 0).all()):
-            return (zero, zero), (zero, noise)
-        undo = inverse(signal)
-        return (undo, -product(undo, root, noise)), (zero, noise)
-    if source == "x0":
-        undo = inverse(root)
-        return (zero, one), (undo, -product(undo, signal))
-    if source == "v":
-        scale, data = _angle(process, level), process.sigma_data
-        return (
-            (data**2 * signal / scale**2, -data * root / scale),
-            (root / scale**2, data * signal / scale),
-        )
-    total = signal + root
-    return (one / total, -root / total), (one / total, signal / total)
-
-
-def _mixture(process: Process, level: Level, target: str) -> tuple[Tensor, Tensor]:
-    """Return (a, b): target = a clean + b noise."""
-    signal, root = level.signal, level.root
-    zero, one = torch.zeros_like(signal), _identity(signal)
-    if target == "eps":
-        return zero, one
-    if target == "score":
-        return zero, -inverse(transpose(root))
-    if target == "x0":
-        return one, zero
-    if target == "flow":
-        return -one, one
-    scale = _angle(process, level)
-    return -root / (process.sigma_data * scale), process.sigma_data * signal / scale
-
-
-def _angle(process: Process, level: Level) -> Tensor:
-    return ((process.sigma_data * level.signal) ** 2 + level.root**2).sqrt()
