@@ -6,9 +6,9 @@ the same linear combinations. The target is 25 us a step and 20 % above the loop
 against_diffusers: the same plan on latents, against the step of a second-order scheduler of
 diffusers. The target is a quarter of its time.
 
-outside_a_network: the time a run spends outside the smallest shipped network, at the batch of the demo: under a
-plan in the network's own reading, under one for which every prediction is converted, and in a
-hand-written loop, which is the least that Python can do. The target is 1 % of the run.
+outside_a_network: the time a run spends outside the smallest shipped network, at the batch of the
+demo: under a plan in the network's own reading, under one for which every prediction is converted,
+and in a hand-written loop, which is the least that Python can do. The target is 1 % of the run.
 
 Runs to be compared take turns in one process, and medians are compared. What is timed is the
 processor's time of the one thread that there is: other work on the machine does not count, except
