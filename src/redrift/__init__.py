@@ -4,7 +4,7 @@ A `Process` says what noise does to data, a `Denoiser` predicts on it, a `Plan` 
 `sample` walks the plan.
 """
 
-from redrift import denoise, process, solvers
+from redrift import collage, denoise, process, solvers
 from redrift._core.errors import NumericalError
 from redrift.denoise import Denoiser, Guided, load, save
 from redrift.pretrained import pretrained
@@ -57,6 +57,7 @@ __all__ = [
     "SubVP",
     "TableProcess",
     "best_plan",
+    "collage",
     "ddim",
     "ddpm",
     "deis",

@@ -1,0 +1,31 @@
+"""Collages: content of any shape from a model of pieces (L4).
+
+A `Graph` lays pieces on a canvas; `graph.denoiser(piece)` is a `Denoiser` of the canvas.
+"""
+
+from redrift.collage.correctors import corrected
+from redrift.collage.counting import COUNTINGS, Region
+from redrift.collage.cubemap import cubemap, to_equirectangular
+from redrift.collage.denoiser import Collage
+from redrift.collage.graph import Graph
+from redrift.collage.inpainting import Clipped, Inpaint, outpaint
+from redrift.collage.layouts import chain, grid, ring, torus, tree, windows
+
+__all__ = [
+    "COUNTINGS",
+    "Clipped",
+    "Collage",
+    "Graph",
+    "Inpaint",
+    "Region",
+    "chain",
+    "corrected",
+    "cubemap",
+    "grid",
+    "outpaint",
+    "ring",
+    "to_equirectangular",
+    "torus",
+    "tree",
+    "windows",
+]
