@@ -2,7 +2,7 @@
 
 from redrift.solvers.ancestral import ddpm, exponential_sde
 from redrift.solvers.best import best_plan
-from redrift.solvers.choose import SOLVERS, plan_for
+from redrift.solvers.choose import SOLVERS, plan_for, plan_on
 from redrift.solvers.dpmpp import dpmpp
 from redrift.solvers.exprk import krogstad, res
 from redrift.solvers.gddim import gddim
@@ -29,6 +29,7 @@ __all__ = [
     "ipndm",
     "krogstad",
     "plan_for",
+    "plan_on",
     "res",
     "rho_rk",
     "walk",

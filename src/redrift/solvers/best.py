@@ -23,7 +23,7 @@ import torch
 from redrift._core.errors import whole
 from redrift.process import Process, ScalarProcess, timegrid
 from redrift.solvers.multistep import deis
-from redrift.solvers.plan import Plan
+from redrift.solvers.plan import End, Plan
 from redrift.solvers.warp import warped
 
 _LEVELS = {"vp": 0.01, "edm": 0.002}  # sigma / alpha at the end of the fitted grids
@@ -40,6 +40,7 @@ def best_plan(
     *,
     start: float | None = None,
     stop: float | None = None,
+    end: End = "min",
 ) -> Plan:
     """Build the recommended deterministic plan for a budget of evaluations.
 
@@ -48,28 +49,29 @@ def best_plan(
         evaluations: budget, >= 1; all of it is used.
         start: first time; None takes the process's default.
         stop: last time.
+        end: "min", "zero" or "denoise" (out of the same budget), see `Plan.build`.
 
     Raises:
-        ValueError: if the budget is below 1 or the times are out of range.
+        ValueError: if the budget is below 1 (2 to denoise) or the times are out of range.
 
     Example:
         >>> from redrift.process import VP
         >>> best_plan(VP(), 10).evaluations
         10
     """
-    budget = whole("evaluations", evaluations)
+    budget = whole("evaluations", evaluations, least=2 if end == "denoise" else 1)
+    budget -= end == "denoise"
     if not isinstance(process, ScalarProcess):
         order = min(3, budget)
         return deis(process, timegrid(process, budget, start=start, stop=stop), order=order,
-                    starter=False)  # fmt: skip
+                    starter=False, end=end)  # fmt: skip
     ends = timegrid(process, 1, start=start, stop=stop)
     rho = math.exp(-float(process.clock(ends[1]).clamp(-50, 50)))
     kind = min(_LEVELS, key=lambda name: abs(math.log(rho / _LEVELS[name])))
     choice, covered = _between(_fitted()[kind], budget)
     shares = torch.from_numpy(np.diff(covered))
     times = warped(process, shares, (float(ends[0]), float(ends[1])))
-    plan = deis(process, times, wants="v", starter=False, **choice)
-    return plan
+    return deis(process, times, wants="v", starter=False, end=end, **choice)
 
 
 def _between(table: dict[str, dict[str, Any]], budget: int) -> tuple[dict[str, Any], Any]:

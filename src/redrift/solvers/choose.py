@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from torch import Tensor
+
 from redrift._core.errors import choose, whole
 from redrift.process import Process, timegrid
 from redrift.solvers.ancestral import ddpm, exponential_sde
@@ -12,7 +14,7 @@ from redrift.solvers.best import best_plan
 from redrift.solvers.dpmpp import dpmpp
 from redrift.solvers.exprk import krogstad, res
 from redrift.solvers.gddim import gddim
-from redrift.solvers.multistep import ddim, deis, extra
+from redrift.solvers.multistep import MOST, ddim, deis, extra
 from redrift.solvers.plan import Plan
 from redrift.solvers.rhork import TABLEAUS, heun, ipndm, rho_rk
 
@@ -74,24 +76,60 @@ def plan_for(
         RES order 3, single-step | 4 steps, 10 evaluations | VP, k=1 | deterministic
     """
     whole("evaluations", evaluations)
-    chosen = order is not None or spacing is not None or bool(options)
+    chosen = order is not None or spacing is not None or bool(options.keys() - {"end"})
     solver = solver or ("deis" if chosen else "best")
-    build = SOLVERS[choose("solver", solver, SOLVERS)]
+    choose("solver", solver, SOLVERS)
     if solver == "best":
         if chosen:
             raise ValueError(
                 "the best plan chooses its own method and grid: name a solver to choose."
             )
-        return best_plan(process, evaluations, start=start, stop=stop)
+        return best_plan(process, evaluations, start=start, stop=stop, **options)
     end = options.get("end", "denoise" if solver == "heun" else "min")
     budget = evaluations if end == "min" else evaluations - 1
-    if solver in _ORDERS:
-        options["order"] = _order(max(budget, 1), solver, order)
-    elif order not in (None, _FIXED.get(solver)):
-        raise ValueError(f"{solver} has no order to choose, got order={order}; use deis or res.")
+    _give_order(solver, order, max(budget, 1), options)
     steps = _steps(solver, budget, options) if budget else 0
     grid = timegrid(process, steps + (end == "zero"), spacing, start=start, stop=stop)
-    return build(process, grid, **options)
+    return SOLVERS[solver](process, grid, **options)
+
+
+def plan_on(
+    process: Process,
+    times: Tensor,
+    *,
+    solver: str,
+    order: int | None = None,
+    **options: Any,  # noqa: ANN401
+) -> Plan:
+    """Build a plan by its solver's name on given step boundaries.
+
+    Args:
+        process: the law.
+        times: (steps + 1,) strictly decreasing times.
+        solver: as in `plan_for`; "best" is order 4 on v in the angle, as the fitted plans are.
+        order: of the method; None takes `plan_for`'s default, lowered to the number of steps.
+        options: the builder's own; multistep methods start without a starter unless asked.
+
+    Raises:
+        ValueError: if the solver is unknown, or the order above the number of steps.
+    """
+    choose("solver", solver, SOLVERS)
+    steps = len(times) - 1 - (options.get("end") == "zero")
+    if solver == "best":
+        solver, order, options = "deis", min(MOST, max(steps, 1)), {"wants": "v", **options}
+    _give_order(solver, order, max(steps, 1), options)
+    if solver in ("deis", "res"):
+        options.setdefault("starter", False)
+    return SOLVERS[solver](process, times, **options)
+
+
+def _give_order(solver: str, order: int | None, most: int, options: dict[str, Any]) -> None:
+    """Put the order among the options where the solver has one to choose."""
+    if solver in _ORDERS:
+        staged = _stages(solver, {**options, "order": 2}) > 1
+        options["order"] = _order(_ORDERS[solver] if staged and order is None else most, solver, order)
+    elif order not in (None, _FIXED.get(solver)):
+        raise ValueError(f"{solver} has no order to choose, got order={order}; use deis or res.")
 
 
 def _steps(solver: str, budget: int, options: dict[str, Any]) -> int:

@@ -289,6 +289,29 @@ class Plan:
         """Return the same plan under another name and other papers."""
         return replace(self, name=name, papers=papers)
 
+    def rebuilt(
+        self, times: Tensor | Sequence[float] | None = None, rule: Rule | None = None
+    ) -> Plan:
+        """Return the plan with other times, or made by another rule.
+
+        Args:
+            times: as many as there are, or None to keep them.
+            rule: as the plan's own, or None to keep it.
+
+        Raises:
+            ValueError: if the plan's rows are fixed data, or the times do not fit.
+        """
+        rule = self.rule if rule is None else rule
+        if rule is None:
+            raise ValueError("this plan has no rule, so its rows cannot be made anew.")
+        if times is not None and len(times) != len(self.times):
+            raise ValueError(f"times must be {len(self.times)} as in the plan, got {len(times)}.")
+        return Plan.build(
+            self.process, self.times if times is None else times, rule, wants=self.wants,
+            order=self.order, history=self.history, name=self.name, papers=self.papers,
+            stochastic=self.stochastic,
+        )  # fmt: skip
+
     def start(self, i: int) -> Plan:
         """Return the plan of the steps from i on, its rows made anew with an empty history.
 

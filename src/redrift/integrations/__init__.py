@@ -1,0 +1,1 @@
+"""Other libraries' pipelines: `redrift.integrations.diffusers` (extra "diffusers")."""

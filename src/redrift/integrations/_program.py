@@ -1,0 +1,252 @@
+r"""A plan as a program for hosts that own the loop: what to compute after each network output.
+
+A host such as diffusers calls the network itself and hands its output and the state over, one
+evaluation at a time. `compile_plan` turns a plan into one list of moves for every evaluation: sums
+of the row's first state, earlier predictions and this one, with Python numbers as weights. The
+conversion from what the network predicts to what the plan wants is folded in:
+$e = P z + Q o = P\,(z + (Q/P)\,o)$, so that a prediction is kept as $z + (Q/P)\,o$ (or as the output
+itself where P = 0) and P goes into the weights. A step of order 3 then takes at most five tensor
+operations, and none of them waits for the device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from redrift.process import Level
+from redrift.process.convert import mix
+from redrift.solvers import Plan, Row
+from redrift.solvers.multistep import single
+
+Noise = Callable[[Tensor], Tensor]
+_STATE = -1  # slot of the state at the start of the row; predictions have the index of their ask
+
+
+class Move(NamedTuple):
+    """One linear combination.
+
+    Attributes:
+        weights: (slot, weight) pairs.
+        noise: weight of fresh noise, 0 for none.
+        state: whether the result becomes the row's first state.
+    """
+
+    weights: tuple[tuple[int, float], ...]
+    noise: float
+    state: bool
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """What follows one evaluation.
+
+    Attributes:
+        level: where the network is asked.
+        fresh: whether it is asked at the row's first state, so that the state the host hands over is
+            it.
+        ratio: Q / P of the prediction that is kept, or None where it is the output itself.
+        moves: run in order; the result of the last is the host's next state.
+        forget: predictions that nothing uses after this.
+    """
+
+    level: Level
+    fresh: bool
+    ratio: float | None
+    moves: tuple[Move, ...]
+    forget: tuple[int, ...]
+
+
+@dataclass
+class Run:
+    """State of one run of a program: plain data, so that it can be copied."""
+
+    state: Tensor | None = None
+    kept: dict[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A plan compiled for one kind of network output.
+
+    Attributes:
+        plan: what was compiled.
+        predicts: what the network returns.
+        instructions: one for each evaluation.
+    """
+
+    plan: Plan
+    predicts: str
+    instructions: tuple[Instruction, ...]
+
+    def __len__(self) -> int:
+        """Return the number of evaluations."""
+        return len(self.instructions)
+
+    def advance(self, run: Run, i: int, output: Tensor, sample: Tensor, noise: Noise) -> Tensor:
+        """Take evaluation i's output at `sample` and return where the next one is asked.
+
+        Args:
+            run: state of this run, changed in place.
+            i: index of the evaluation.
+            output: of the network, of the sample's shape and dtype.
+            sample: the state it was asked at.
+            noise: gives fresh noise like a tensor.
+        """
+        step = self.instructions[i]
+        if step.fresh:
+            run.state = sample
+        kept = output if step.ratio is None else torch.add(sample, output, alpha=step.ratio)
+        run.kept[i] = kept
+        result = sample
+        for move in step.moves:
+            result = self._combine(move, run)
+            if move.noise:
+                result.add_(noise(result), alpha=move.noise)
+            if move.state:
+                run.state = result
+        for slot in step.forget:
+            del run.kept[slot]
+        return result
+
+    @staticmethod
+    def _combine(move: Move, run: Run) -> Tensor:
+        (first, weight), *rest = move.weights
+        state = run.state
+        assert state is not None
+        out = torch.mul(state if first == _STATE else run.kept[first], weight)
+        for slot, factor in rest:
+            out.add_(state if slot == _STATE else run.kept[slot], alpha=factor)
+        return out
+
+
+def compile_plan(plan: Plan, predicts: str, rows: Sequence[Row] | None = None) -> Program:
+    """Compile a plan of a process with one noise level.
+
+    Args:
+        plan: what to compile.
+        predicts: what the network returns, a prediction of `Denoiser`.
+        rows: in place of the plan's own, see `enter`.
+
+    Raises:
+        ValueError: if the plan has tables per frequency or block, or begins with a row that asks
+            for nothing (churn), which a host's loop cannot run.
+    """
+    process = plan.process
+    if process.k > 1 or process.modes:
+        raise ValueError(
+            f"a scheduler needs a process with one noise level, got {process.describe()}."
+        )
+    rows = list(plan.rows) if rows is None else list(rows)
+    if not rows[0].asks:
+        raise ValueError(
+            f"the plan {plan.name!r} begins with a row that asks the network for nothing; a host's "
+            "loop begins with an evaluation: leave churn out."
+        )
+    levels = [level for row in rows for level in row.asks]
+    pairs = [mix(process, level, predicts, plan.wants) for level in levels]
+    moves: list[list[Move]] = [[] for _ in levels]
+    fresh: list[bool] = []
+    memory: list[int] = []
+    for row in rows:
+        own: list[int] = []
+        for s in range(len(row.asks)):
+            fresh.append(s == 0 and row.fresh)
+            if not fresh[-1]:
+                moves[len(fresh) - 2].append(_move(row, s, own, memory, pairs))
+            own.append(len(fresh) - 1)
+        moves[len(fresh) - 1].append(_move(row, -1, own, memory, pairs))
+        memory = ([own[j] for j in row.keep] + memory)[: plan.history]
+    return Program(plan, predicts, tuple(_instructions(levels, fresh, pairs, moves)))
+
+
+def _move(
+    row: Row, s: int, own: list[int], memory: list[int], pairs: list[tuple[float, float]]
+) -> Move:
+    """Return the combination that stage s of a row asks for."""
+    on_state, *on_predictions = row.weights[s]
+    weights: list[tuple[int, float]] = [(_STATE, float(on_state))]  # pyright: ignore
+    for slot, weight in zip([*own, *memory], on_predictions):  # noqa: B905 - short rows leave out
+        if weight is not None:
+            P, Q = pairs[slot]
+            weights.append((slot, float(weight) * (P or Q)))
+    state = s == -1
+    noise = float(row.B) if state and row.B is not None else 0.0
+    kept = tuple((slot, weight) for slot, weight in weights if weight)
+    return Move(kept or weights[:1], noise, state)  # pyright: ignore[reportArgumentType]
+
+
+def _instructions(
+    levels: list[Level],
+    fresh: list[bool],
+    pairs: list[tuple[float, float]],
+    moves: list[list[Move]],
+) -> list[Instruction]:
+    """Put the parts together, and say when each prediction is no longer needed."""
+    used = {i: i for i in range(len(levels))}
+    for i, several in enumerate(moves):
+        for move in several:
+            used.update({slot: i for slot, _ in move.weights if slot != _STATE})
+    out: list[Instruction] = []
+    for i, level in enumerate(levels):
+        P, Q = pairs[i]
+        forget = tuple(slot for slot, end in used.items() if end == i)
+        out.append(Instruction(level, fresh[i], Q / P if P else None, tuple(moves[i]), forget))
+    return out
+
+
+def enter(program: Program, i: int) -> Program:
+    """Return the program of a run that begins at evaluation i, its rows made anew.
+
+    At a step boundary these are the rows of `plan.start`. Inside a step, whose stages cannot be
+    continued without its beginning, the rest of the step becomes steps of order 1 between the
+    remaining evaluations' levels: the host has already decided where the network is asked.
+
+    Args:
+        program: of the whole run.
+        i: index of the evaluation, 0 to len(program) - 1.
+    """
+    if i == 0:
+        return program
+    plan, left = _without_starter(program.plan), len(program) - i
+    ahead = [step.level for step in program.instructions[i:]]
+    for j in range(1, plan.steps):
+        rest = plan.start(j)
+        lead = left - rest.evaluations
+        if lead >= 0:
+            boundary = rest.rows[0].start
+            rows = _singles(plan, [*ahead[:lead], boundary] if lead else [])
+            return compile_plan(rest, program.predicts, [*rows, *rest.rows])
+    rows = _singles(plan, [*ahead, list(plan.rows)[-1].end])
+    return compile_plan(plan, program.predicts, rows)
+
+
+def _singles(plan: Plan, levels: Sequence[Level]) -> list[Row]:
+    """Return steps of order 1 between levels; two equal ones make a step that stays."""
+    rows: list[Row] = []
+    for here, there in zip(levels, levels[1:]):
+        if torch.equal(here.t, there.t):
+            one = torch.ones_like(here.signal)
+            rows.append(Row(here, here, (here,), (one, one), ((), (None,))))
+        else:  # not kept: the rows that follow were made for an empty history
+            row = single(plan.process, plan.wants, here, there)
+            rows.append(dataclasses.replace(row, keep=()))
+    return rows
+
+
+def _without_starter(plan: Plan) -> Plan:
+    """Return the plan with a rule that does not ask for more in its first step."""
+    rule: Any = plan.rule
+    inner = getattr(rule, "rule", None)
+    if inner is not None and getattr(inner, "starter", False):
+        rule = dataclasses.replace(rule, rule=dataclasses.replace(inner, starter=False))
+    elif getattr(rule, "starter", False):
+        rule = dataclasses.replace(rule, starter=False)
+    else:
+        return plan
+    return plan.rebuilt(rule=rule)

@@ -1,0 +1,516 @@
+"""`PlanScheduler`: redrift's plans behind the scheduler protocol of diffusers."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from redrift._core.errors import choose, whole
+from redrift._core.optional import need
+from redrift.integrations._program import Program, Run, compile_plan, enter
+from redrift.integrations._schedule import (
+    complete,
+    decreasing,
+    integer_grid,
+    net_time,
+    prediction_of,
+    process_of,
+    shifted,
+)
+from redrift.process import SPACINGS
+from redrift.process.convert import mix
+from redrift.solvers import SOLVERS, Plan, plan_for, plan_on
+from redrift.solvers.plan import CleanEnd
+from redrift.solvers.store import from_json, to_json
+
+need("diffusers", "diffusers")
+
+from diffusers.configuration_utils import ConfigMixin, register_to_config  # noqa: E402
+from diffusers.schedulers.scheduling_utils import (  # noqa: E402
+    KarrasDiffusionSchedulers,
+    SchedulerMixin,
+    SchedulerOutput,
+)
+from diffusers.utils.torch_utils import randn_tensor  # noqa: E402
+
+INTEGERS = ("leading", "trailing", "linspace")
+_ENDS = ("min", "zero", "denoise")
+_RESIDUE = 0.02  # sigma / alpha: more noise than this is worth an evaluation to remove
+_ON_NOISE = ("ipndm", "rho_rk", "heun", "ddpm")
+_NEARLY = 0.999  # where methods on the noise begin on rectified flow, which has no signal at 1
+
+
+class PlanScheduler(SchedulerMixin, ConfigMixin):
+    """Sample any diffusers pipeline with a redrift plan.
+
+    `pipe.scheduler = PlanScheduler.from_config(pipe.scheduler.config, solver="res", order=3)` takes
+    the noise schedule and the prediction type of any other scheduler. `set_timesteps(n)` counts
+    *evaluations*: the network is called at most n times, stages included, and `timesteps` lists every
+    call. Coefficients are float64 tables, combinations run in float32 (float64 for float64) and are
+    cast once; `step` takes at most five tensor operations up to order 3 and never waits for the
+    device.
+
+    Between the stages of a single-step method the state that a pipeline's callbacks see is that of
+    the stage. A scheduler holds the state of one run: give each thread its own (from the same
+    configuration). Some pipelines (DiT, SD3, Flux) hand no generator to `step`: for stochastic plans
+    set `scheduler.generator` there.
+
+    Args:
+        num_train_timesteps: length of the noise schedule.
+        beta_start: first beta.
+        beta_end: last beta.
+        beta_schedule: "linear", "scaled_linear", "squaredcos_cap_v2" or "sigmoid".
+        trained_betas: the betas themselves.
+        prediction_type: "epsilon", "sample", "v_prediction" or "flow_prediction".
+        solver: a builder's name, see `redrift.plan_for`; "best" is its documented default. On
+            rectified flow "best" is DEIS of order 3 on v.
+        order: order of the method; None is its default. (`scheduler.order`, diffusers' count of
+            evaluations per timestep, is always 1.)
+        spacing: of the grid: one of redrift's ("quadratic", "logsnr", "karras", ...), or diffusers'
+            integer "leading", "trailing" or "linspace"; None is redrift's default. On rectified flow
+            the grid is uniform, then shifted.
+        end: "min" ends at the schedule's least noise, "zero" makes the last step end clean, "denoise"
+            spends an evaluation at the least noise to end clean; None is "min" where that noise is
+            below .02 of the signal, "denoise" above, and "zero" on rectified flow.
+        options: the builder's own, such as {"multistep": True}.
+        plan: a saved plan as a dictionary, such as a calibrated one; `from_config` also takes a `Plan`
+            or the path of its file. It fixes the number of evaluations.
+        steps_offset: added to "leading" timesteps.
+        rescale_betas_zero_snr: shift the schedule so that it ends without signal.
+        clip_sample: clip the predicted clean sample to +- clip_sample_range.
+        clip_sample_range: see above.
+        thresholding: clip it at a quantile of its size instead (Imagen's dynamic thresholding), for
+            models of pixels.
+        dynamic_thresholding_ratio: that quantile.
+        sample_max_value: largest value it may scale by.
+        variance_type: "learned" or "learned_range" if the network returns twice the channels, the
+            second half of which is left out.
+        shift: of rectified flow, see `use_dynamic_shifting`.
+        use_dynamic_shifting: take the shift from the picture's size, set_timesteps(mu=).
+        time_shift_type: "exponential" or "linear".
+        base_shift: for the pipeline that computes mu.
+        max_shift: likewise.
+        base_image_seq_len: likewise.
+        max_image_seq_len: likewise.
+        use_flow_sigmas: tells pipelines of rectified flow to leave the grid to the scheduler.
+
+    Raises:
+        ValueError: for a prediction type, schedule, solver, spacing or end that is not known, and
+            thresholding on rectified flow.
+    """
+
+    _compatibles = [  # noqa: RUF012
+        *(kind.name for kind in KarrasDiffusionSchedulers),
+        "FlowMatchEulerDiscreteScheduler",
+        "FlowMatchHeunDiscreteScheduler",
+    ]
+    order = 1
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 1e-4,
+        beta_end: float = 0.02,
+        beta_schedule: str = "linear",
+        trained_betas: list[float] | None = None,
+        prediction_type: str = "epsilon",
+        solver: str = "best",
+        order: int | None = None,
+        spacing: str | None = None,
+        end: str | None = None,
+        options: dict[str, Any] | None = None,
+        plan: dict[str, Any] | None = None,
+        steps_offset: int = 0,
+        rescale_betas_zero_snr: bool = False,
+        clip_sample: bool = False,
+        clip_sample_range: float = 1.0,
+        thresholding: bool = False,
+        dynamic_thresholding_ratio: float = 0.995,
+        sample_max_value: float = 1.0,
+        variance_type: str | None = None,
+        shift: float = 1.0,
+        use_dynamic_shifting: bool = False,
+        time_shift_type: str = "exponential",
+        base_shift: float = 0.5,
+        max_shift: float = 1.15,
+        base_image_seq_len: int = 256,
+        max_image_seq_len: int = 4096,
+        use_flow_sigmas: bool | None = None,
+    ) -> None:
+        choose("solver", solver, SOLVERS)
+        if spacing is not None:
+            choose("spacing", spacing, (*SPACINGS, *INTEGERS))
+        if end is not None:
+            choose("end", end, _ENDS)
+        self.predicts = prediction_of(self.config)
+        flow = self.predicts == "flow"
+        self.register_to_config(use_flow_sigmas=flow)
+        if flow and thresholding:
+            raise ValueError(
+                "thresholding=True has no meaning for rectified flow in a latent space: set it to "
+                "False."
+            )
+        self.process = process_of(self.config)
+        self.init_noise_sigma = 1.0
+        self.num_inference_steps: int | None = None
+        self.timesteps = torch.arange(num_train_timesteps - 1, -1, -1)
+        self.sigmas = torch.empty(0)
+        self.generator: torch.Generator | None = None
+        self._programs: dict[Any, Program] = {}
+        self._program: Program | None = None
+        self._clear()
+
+    @classmethod
+    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Build from any scheduler's configuration; keyword arguments replace its entries.
+
+        Args:
+            config: a scheduler's `config`, or a dictionary.
+            return_unused_kwargs: see diffusers.
+            kwargs: arguments of `PlanScheduler`; plan= may be a `Plan` or the path of its file.
+        """
+        plan = kwargs.get("plan")
+        if isinstance(plan, (str, os.PathLike)):
+            plan = Plan.load(str(plan))
+        if isinstance(plan, Plan):
+            kwargs["plan"] = json.loads(to_json(plan))
+        if isinstance(config, Mapping):
+            config = complete(config)
+        return super().from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)
+
+    # ------------------------------------------------------------------ the grid
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        timesteps: Sequence[float] | Tensor | None = None,
+        sigmas: Sequence[float] | Tensor | None = None,
+        mu: float | None = None,
+    ) -> None:
+        """Choose the steps of the next run. Give one of the first, third and fourth.
+
+        Args:
+            num_inference_steps: budget of evaluations.
+            device: where `timesteps` goes.
+            timesteps: where steps begin, in the network's time, decreasing.
+            sigmas: likewise as noise levels, sigma / alpha (t for rectified flow); a last 0 ends
+                there, and on rectified flow it is understood.
+            mu: of dynamic shifting.
+
+        Raises:
+            ValueError: if not exactly one is given, or it is not decreasing or out of range.
+        """
+        given = {"num_inference_steps": num_inference_steps, "timesteps": timesteps, "sigmas": sigmas}
+        chosen = [name for name, value in given.items() if value is not None]
+        if len(chosen) != 1:
+            raise ValueError(
+                f"give one of num_inference_steps, timesteps and sigmas, got {', '.join(chosen) or 'none'}."
+            )
+        name = chosen[0]
+        value = given[name]
+        key: Any = (name, value, mu)
+        if name == "num_inference_steps":
+            whole(name, value)
+        else:
+            value = tuple(decreasing(name, value))  # pyright: ignore[reportArgumentType]
+            key = (name, value, mu)
+        if key not in self._programs:
+            plan = self._plan(name, value, mu)
+            self._programs = {key: compile_plan(plan, self.predicts)}  # the last one only
+        self._program = self._programs[key]
+        levels = [step.level for step in self._program.instructions]
+        end = list(self._program.plan.rows)[-1].end
+        times = [float(level.t) * net_time(self.config) for level in levels]
+        self.timesteps = torch.tensor(times, dtype=torch.float32, device=device)
+        noise = [_rho(level, self.predicts) for level in [*levels, end]]
+        self.sigmas = torch.tensor(noise, dtype=torch.float32)
+        self.num_inference_steps = len(levels)
+        self._times = times
+        self._clear()
+
+    def _plan(self, name: str, value: Any, mu: float | None) -> Plan:  # noqa: ANN401
+        """Return the plan of a budget or of given step boundaries."""
+        if self.config.plan is not None:
+            return self._given_plan(name, value)
+        if name == "num_inference_steps":
+            return self._flow_budget(value, mu) if self.predicts == "flow" else self._budget(value)
+        if self.predicts == "flow":
+            times = [v / net_time(self.config) if name == "timesteps" else v for v in value]
+            times = times[:-1] if times[-1] == 0 else times
+            grid = torch.tensor(times, dtype=torch.float64)
+            return self._on(torch.cat((shifted(self.config, grid, mu), grid.new_zeros(1))), "zero")
+        if name == "timesteps":
+            return self._boundaries(list(value))
+        times = [self._time_at(v) for v in value if v > 0]
+        if value[-1] == 0:
+            return self._on(torch.tensor([*times, self.process.clean], dtype=torch.float64), "zero")
+        return self._on(torch.tensor(times, dtype=torch.float64), "min")
+
+    def _given_plan(self, name: str, value: Any) -> Plan:  # noqa: ANN401
+        plan = from_json(json.dumps(dict(self.config.plan)))
+        if plan.process != self.process:
+            raise ValueError(
+                f"the plan was made for {plan.process.describe()} with other constants than this "
+                f"scheduler's {self.process.describe()}: calibrate one on this model, or leave plan out."
+            )
+        if name != "num_inference_steps" or value != plan.evaluations:
+            raise ValueError(
+                f"the plan has a grid of its own with {plan.evaluations} evaluations, got {name}={value}: "
+                f"ask for {plan.evaluations} inference steps, or leave plan out of the configuration."
+            )
+        return plan
+
+    def _end(self) -> str:
+        if self.config.end is not None:
+            return self.config.end
+        level = self.process.level(torch.tensor(0.0, dtype=torch.float64))
+        return "min" if _rho(level, self.predicts) <= _RESIDUE else "denoise"
+
+    def _budget(self, evaluations: int) -> Plan:
+        """Return a plan of at most that many evaluations on the discrete schedule."""
+        config, spacing = self.config, self.config.spacing
+        own = None if spacing in INTEGERS else spacing
+        solver = "deis" if config.solver == "best" and spacing is not None else config.solver
+        options = {"end": self._end(), **(config.options or {})}
+        plan = plan_for(
+            self.process, evaluations, solver=solver, order=config.order, spacing=own, **options
+        )
+        if spacing not in INTEGERS:
+            return plan
+        return self._on_integers(plan)
+
+    def _on_integers(self, plan: Plan) -> Plan:
+        """Return the plan on diffusers' own timesteps; from timestep 0 it goes to clean data."""
+        tail = plan.times[plan.times <= 0].tolist()
+        steps = len(plan.times) - len(tail)
+        values, rule = integer_grid(self.config, self.config.spacing, steps), plan.rule
+        if values[-1] > 0 or tail[0] != 0:
+            return plan.rebuilt([*values, *tail])
+        if len(tail) == 2:
+            values = integer_grid(self.config, self.config.spacing, steps + 1)
+        if not isinstance(rule, CleanEnd):
+            assert rule is not None
+            rule = CleanEnd(rule, plan.wants)
+        return plan.rebuilt([*values, self.process.clean], rule)
+
+    def _flow_budget(self, evaluations: int, mu: float | None) -> Plan:
+        """Return a plan on a uniform, then shifted grid from pure noise to clean data."""
+        solver, order, options = self._flow_solver()
+        probe = plan_for(
+            self.process, evaluations, solver=solver, order=order, end="zero", **options
+        )
+        grid = torch.linspace(1, 0, probe.steps + 1, dtype=torch.float64)
+        return probe.rebuilt(_begun(shifted(self.config, grid, mu), probe.wants))
+
+    def _flow_solver(self) -> tuple[str, int | None, dict[str, Any]]:
+        """Return the solver, its order and its options in a reading that begins without signal."""
+        options, solver = dict(self.config.options or {}), self.config.solver
+        if solver in ("best", "deis", "gddim"):
+            return "deis", self.config.order, {"wants": "v", **options}
+        if solver == "ddim":
+            return "deis", 1, {"wants": "x0", **options}
+        return solver, self.config.order, options
+
+    def _boundaries(self, values: list[float]) -> Plan:
+        """Return a plan whose steps begin at these network times."""
+        end = "zero" if self.config.end is None and self._end() == "denoise" else self._end()
+        if end == "zero" or values[-1] == 0:
+            values, end = [*values, self.process.clean], "zero"
+        else:
+            values = [*values, 0.0]
+        return self._on(torch.tensor(values, dtype=torch.float64), end)
+
+    def _on(self, times: Tensor, end: str) -> Plan:
+        """Return the configured solver's plan on step boundaries."""
+        config = self.config
+        solver, order, options = config.solver, config.order, dict(config.options or {})
+        if self.predicts == "flow":
+            solver, order, options = self._flow_solver()
+            wants = "eps" if solver in _ON_NOISE else "x0"
+            times = _begun(times, options.get("wants", wants))
+        return plan_on(self.process, times, solver=solver, order=order, **{**options, "end": end})
+
+    def _time_at(self, sigma: float) -> float:
+        """Return the process time of a noise level sigma / alpha."""
+        first, last = (torch.tensor(t, dtype=torch.float64) for t in self.process.interval)
+        clock = torch.tensor(-math.log(sigma), dtype=torch.float64)
+        for end in (first, last):
+            if abs(float(clock - self.process.clock(end))) < 1e-3:
+                return float(end)
+        if not self.process.clock(first) < clock < self.process.clock(last):
+            low, high = (math.exp(-float(self.process.clock(t))) for t in (last, first))
+            raise ValueError(
+                f"sigmas must lie within the schedule's {low:.4g} to {high:.4g}, got {sigma:g}; end with "
+                "0 for clean samples."
+            )
+        return float(self.process.unclock(clock))
+
+    # ------------------------------------------------------------------ the run
+
+    @property
+    def step_index(self) -> int | None:
+        """Return the index into `timesteps` of the next evaluation; None before the first."""
+        return self._step_index
+
+    @property
+    def begin_index(self) -> int | None:
+        """Return the index at which a run begins; None means 0."""
+        return self._begin_index
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Begin the next run at this index of `timesteps`, as image-to-image does.
+
+        The rows are made anew for an empty history. Inside a step of several stages, steps of order
+        1 lead to the next whole step.
+        """
+        self._clear()
+        self._begin_index = int(begin_index)
+
+    def _clear(self) -> None:
+        self._begin_index: int | None = None
+        self._step_index: int | None = None
+        self._run, self._entered = Run(), None
+
+    def scale_model_input(self, sample: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401, ARG002
+        """Return the sample: plans keep it at the scale the network was trained on."""
+        return sample
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: float | Tensor,
+        sample: Tensor,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        return_dict: bool = True,
+    ) -> Any:  # noqa: ANN401
+        """Take one network output and return where the network is asked next.
+
+        Args:
+            model_output: (B, *shape), the network's prediction at `sample`.
+            timestep: `timesteps[step_index]`.
+            sample: (B, *shape).
+            generator: one, or a list with one per sample, for stochastic plans.
+            return_dict: return a `SchedulerOutput`, else a tuple.
+
+        Raises:
+            ValueError: if called before `set_timesteps`, out of order or past the end.
+        """
+        program, i = self._enter(timestep)
+        at = program.instructions[i].level
+        if self.config.variance_type in ("learned", "learned_range"):
+            model_output = model_output[:, : sample.shape[1]]
+        if model_output.shape != sample.shape:
+            raise ValueError(
+                f"model_output has shape {tuple(model_output.shape)}, expected the sample's "
+                f"{tuple(sample.shape)}; a network that also returns variances needs "
+                "variance_type='learned_range'."
+            )
+        dtype = sample.dtype
+        if dtype.itemsize < 4:
+            model_output, sample = model_output.float(), sample.float()
+        if self.config.thresholding or self.config.clip_sample:
+            model_output = self._clip(model_output, sample, at)
+
+        def noise(like: Tensor) -> Tensor:
+            source = self.generator if generator is None else generator
+            return randn_tensor(like.shape, generator=source, device=like.device, dtype=like.dtype)
+
+        result = program.advance(self._run, i, model_output, sample, noise)
+        assert self._step_index is not None
+        self._step_index += 1
+        result = result if result.dtype == dtype else result.to(dtype)
+        return SchedulerOutput(prev_sample=result) if return_dict else (result,)
+
+    def _enter(self, timestep: float | Tensor) -> tuple[Program, int]:
+        """Return the program and the index of this evaluation in it."""
+        if self._program is None:
+            raise ValueError("call set_timesteps before step.")
+        begin = self._begin_index or 0
+        if self._step_index is None:
+            whole("begin_index", begin, least=0, most=len(self._program) - 1)
+            self._step_index, self._run = begin, Run()
+            self._entered = enter(self._program, begin)
+        i = self._step_index
+        if i >= len(self._times):
+            raise ValueError(
+                f"step was called {i + 1 - begin} times, but the run has {i - begin} evaluations: call "
+                "set_timesteps (and set_begin_index) before the next run."
+            )
+        # a number on a device is not read: that would wait for it
+        known = not isinstance(timestep, Tensor) or timestep.device.type == "cpu"
+        if known and abs(float(timestep) - self._times[i]) > 1e-3 + 1e-6 * abs(self._times[i]):
+            raise ValueError(
+                f"step got timestep {float(timestep):g}, but evaluation {i} is at {self._times[i]:g}: "
+                "steps come in the order of `timesteps`; to begin later, call set_begin_index first."
+            )
+        assert self._entered is not None
+        return self._entered, i - begin
+
+    def _clip(self, output: Tensor, sample: Tensor, level: Any) -> Tensor:  # noqa: ANN401
+        """Return the output whose clean sample is clipped."""
+        P, Q = mix(self.process, level, self.predicts, "x0")
+        clean = sample * P + output * Q
+        config = self.config
+        if config.thresholding:
+            size = torch.quantile(
+                clean.flatten(1).abs(), config.dynamic_thresholding_ratio, dim=1
+            ).clamp(1, max(1.0, config.sample_max_value))
+            size = size.reshape(-1, *[1] * (clean.ndim - 1))
+            clean = clean.clamp(-size, size) / size
+        else:
+            clean = clean.clamp(-config.clip_sample_range, config.clip_sample_range)
+        return (clean - sample * P) / Q
+
+    # ------------------------------------------------------------------ noise
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Return alpha x0 + sigma noise at the network's times (B,), which may be any."""
+        signal, root = self._levels(timesteps, original_samples)
+        return signal * original_samples + root * noise
+
+    def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
+        """Return `add_noise` with the arguments in the order of flow-matching schedulers."""
+        return self.add_noise(sample, noise, timestep)
+
+    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Return v = alpha noise - sigma x0, the target of v-prediction."""
+        signal, root = self._levels(timesteps, sample)
+        return signal * noise - root * sample
+
+    def _levels(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        t = torch.as_tensor(timesteps).detach().cpu().double().reshape(-1) / net_time(self.config)
+        level = self.process.level(t)
+        shape = (-1, *[1] * (like.ndim - 1))
+        return level.signal.reshape(shape).to(like), level.root.reshape(shape).to(like)
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """Return the table of alpha-bar, which some pipelines read."""
+        if self.predicts == "flow":
+            raise AttributeError("rectified flow has no alphas_cumprod")
+        return torch.tensor(self.process.alpha_bar, dtype=torch.float32)  # pyright: ignore
+
+    def __len__(self) -> int:
+        """Return the length of the noise schedule."""
+        return self.config.num_train_timesteps
+
+
+def _begun(times: Tensor, wants: str) -> Tensor:
+    """Return flow times that begin with a little signal where the plan is made on the noise."""
+    if wants == "eps" and float(times[0]) == 1:
+        return torch.cat((times.new_tensor([_NEARLY]), times[1:]))
+    return times
+
+
+def _rho(level: Any, predicts: str) -> float:  # noqa: ANN401
+    """Return what diffusers calls sigma: the noise over the signal, the noise itself on flow."""
+    signal, root = float(level.signal), float(level.root)
+    return root if predicts == "flow" else root / signal
