@@ -1,4 +1,4 @@
-"""redrift in the pipelines of diffusers.
+"""redrift in the pipelines of diffusers, and their networks in redrift.
 
     from redrift.integrations.diffusers import PlanScheduler
     pipe.scheduler = PlanScheduler.from_config(pipe.scheduler.config, solver="res", order=3)
@@ -9,11 +9,17 @@ diffusers finds the class by the name of this module.
 
 from __future__ import annotations
 
-from diffusers.configuration_utils import ConfigMixin
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from redrift._core.optional import need
 
-from redrift.integrations._scheduler import PlanScheduler
+need("diffusers", "diffusers")
+
+# diffusers looks for these two names where a saved scheduler's class lives
+from diffusers.configuration_utils import ConfigMixin  # noqa: E402
+from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: E402
+
+from redrift.integrations._adapters import decode, denoiser, prompt  # noqa: E402
+from redrift.integrations._scheduler import PlanScheduler  # noqa: E402
 
 PlanScheduler.__module__ = __name__
 
-__all__ = ["ConfigMixin", "PlanScheduler", "SchedulerMixin"]
+__all__ = ["ConfigMixin", "PlanScheduler", "SchedulerMixin", "decode", "denoiser", "prompt"]
