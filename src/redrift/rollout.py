@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint as recompute
 
 from redrift._core.errors import NumericalError
 from redrift._core.rng import Generators, normal
@@ -58,6 +59,7 @@ def rollout(
     log_weight: Tensor | None = None,
     antithetic: bool = False,
     path: bool = False,
+    checkpoint: bool = False,
     generator: Generators = None,
 ) -> Rollout:
     """Walk x0 through the kernels q and weigh the paths by the kernels p.
@@ -76,6 +78,8 @@ def rollout(
             the rows of a pair should start from one state. Both are exact draws of Q; the two
             weights of a pair are dependent, so standard errors go by pairs.
         path: keep all states.
+        checkpoint: keep no graph inside a step and evaluate it again on the way back; the kernels
+            must not draw random numbers of their own.
         generator: one, one per sample (per pair if antithetic), or None.
 
     Returns:
@@ -89,7 +93,8 @@ def rollout(
     Cost:
         Forward: one push and one law of each q, one law of each p; reverse: a pull of both more.
         A forward p whose map is not visibly that of q is pushed too, to check it. Memory: one
-        state, N + 1 with path=True.
+        state, N + 1 with path=True. Differentiated: the graph of N steps, or with checkpoint=True N
+        states, the graph of one step, and each law evaluated twice.
     """
     x, weight = _start(q, p, x0, log_weight)
     if antithetic and len(x) % 2:
@@ -97,7 +102,11 @@ def rollout(
     states = [x]
     for step, (kernel, other) in enumerate(zip(q, p, strict=True)):
         eta = _draw((len(x), *kernel.noise(x)), x, antithetic, generator)
-        y, gain = (_reversed if reverse else _forward)(kernel, other, x, eta)
+        advance = _reversed if reverse else _forward
+        if checkpoint and torch.is_grad_enabled():
+            y, gain = recompute(advance, kernel, other, x, eta, use_reentrant=False)
+        else:
+            y, gain = advance(kernel, other, x, eta)
         weight = weight + gain
         _require_finite(y, gain, step)
         x = y

@@ -22,7 +22,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from redrift.measure.noise import NoiseLaw, apply_root, log_det_root, solve_root
+from redrift.measure.noise import Diagonal, NoiseLaw, apply_root, log_det_root, solve_root
 
 Map = Callable[[Tensor], Tensor]
 
@@ -71,7 +71,7 @@ class GaussianKernel:
         self,
         mean: Map,
         scale: float | Tensor | Map,
-        law: Callable[[Tensor], tuple[Tensor, Tensor | None] | None] | None = None,
+        law: Callable[[Tensor], tuple[Tensor, Tensor | Diagonal | None] | None] | None = None,
     ) -> None:
         if not callable(mean):
             raise TypeError(
@@ -105,7 +105,7 @@ class GaussianKernel:
         return GaussianKernel(self.mean, self.scale, law)
 
     def twisted(
-        self, law: Callable[[Tensor], tuple[Tensor, Tensor | None] | None]
+        self, law: Callable[[Tensor], tuple[Tensor, Tensor | Diagonal | None] | None]
     ) -> GaussianKernel:
         """Return the kernel with the same push whose noise has the given mean and covariance.
 

@@ -13,17 +13,24 @@ import torch
 from torch import Tensor
 
 
+class Diagonal(NamedTuple):
+    """Mark standard deviations (B, *noise), one per number of noise and sample, as a root."""
+
+    std: Tensor
+
+
 class NoiseLaw(NamedTuple):
     """Hold the law N(mean, chol chol') of one step's noise, for each sample.
 
     Attributes:
         mean: (B, *noise).
         chol: None for the identity; () or (B,) for a multiple of it; (E, E) or (B, E, E), lower
-            triangular, acting on the last axis of the noise.
+            triangular, acting on the last axis of the noise; `Diagonal` for one positive number
+            per number of noise.
     """
 
     mean: Tensor
-    chol: Tensor | None = None
+    chol: Tensor | Diagonal | None = None
 
 
 def realise(law: NoiseLaw | None, eta: Tensor) -> Tensor:
@@ -77,8 +84,10 @@ def total(x: Tensor) -> Tensor:
     return x.reshape(len(x), -1).sum(1)
 
 
-def apply_root(root: Tensor, eta: Tensor) -> Tensor:
+def apply_root(root: Tensor | Diagonal, eta: Tensor) -> Tensor:
     """Return S eta."""
+    if isinstance(root, Diagonal):
+        return root.std * eta
     if root.ndim < 2:
         return _multiples(root, eta) * eta
     if root.ndim == 2:
@@ -86,8 +95,10 @@ def apply_root(root: Tensor, eta: Tensor) -> Tensor:
     return (_matrices(root, eta) @ eta.unsqueeze(-1)).squeeze(-1)
 
 
-def solve_root(root: Tensor, y: Tensor, *, lower: bool = False) -> Tensor:
+def solve_root(root: Tensor | Diagonal, y: Tensor, *, lower: bool = False) -> Tensor:
     """Return S^-1 y for a square root, lower triangular if so stated."""
+    if isinstance(root, Diagonal):
+        return y / root.std
     if root.ndim < 2:
         return y / _multiples(root, y)
     matrix, column = _matrices(root, y), y.unsqueeze(-1)
@@ -96,8 +107,10 @@ def solve_root(root: Tensor, y: Tensor, *, lower: bool = False) -> Tensor:
     return torch.linalg.solve(matrix, column).squeeze(-1)
 
 
-def log_det_root(root: Tensor, like: Tensor, *, lower: bool = False) -> Tensor:
+def log_det_root(root: Tensor | Diagonal, like: Tensor, *, lower: bool = False) -> Tensor:
     """Return log|det| of shape (B,) of eta -> S eta on noise shaped like (B, *noise)."""
+    if isinstance(root, Diagonal):
+        return total(root.std.log())
     size = like[0].numel()
     if root.ndim < 2:
         return (size * root.abs().log()).expand(len(like))
@@ -115,6 +128,13 @@ def _check(law: NoiseLaw, xi: Tensor) -> None:
             f"the law's mean has shape {tuple(mean.shape)}, expected {tuple(xi.shape)} as the "
             "noise: a control returns one number per number of noise and sample."
         )
+    if isinstance(chol, Diagonal):
+        if chol.std.shape != xi.shape:
+            raise ValueError(
+                f"the law's Diagonal has shape {tuple(chol.std.shape)}, expected "
+                f"{tuple(xi.shape)}: one standard deviation per number of noise."
+            )
+        return
     if chol is None or chol.ndim == 0 or (chol.ndim == 1 and len(chol) == len(xi)):
         return
     size = xi.shape[-1] if xi.ndim > 1 else 0

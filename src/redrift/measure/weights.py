@@ -15,6 +15,9 @@ from torch import Tensor
 
 from redrift._core.rng import Generators
 from redrift.measure.resampling import require_weight, resample
+from redrift.measure.tail import pareto_k, smooth
+
+K_HAT_LIMIT, ESS_LIMIT = 0.7, 0.01  # beyond these an estimate is not to be trusted
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +94,29 @@ class Weights:
     def max_share(self) -> Tensor:
         """Return the largest normalised weight (...): near 1, one sample is all there is."""
         return self.log_normalised.amax(-1).exp()
+
+    @property
+    def k_hat(self) -> Tensor:
+        """Return the tail index of the weights (...), float64: above .7, do not trust log_z.
+
+        Paper: arXiv:1507.02646. Like the standard error it sees only what the samples reached.
+        """
+        return pareto_k(self.log_w)
+
+    def smoothed(self) -> Weights:
+        """Return the weights with their tail replaced by the fitted Pareto law's quantiles."""
+        return Weights(smooth(self.log_w))
+
+    @property
+    def concern(self) -> str | None:
+        """Return what speaks against the estimate, in one line, or None (one set only)."""
+        if float(self.log_z) == -math.inf:
+            return "all weights are 0: no sample reached the target's support"
+        k, ess = float(self.k_hat), float(self.ess)
+        said = [f"k-hat {k:.2f} is above {K_HAT_LIMIT}"] if k > K_HAT_LIMIT else []
+        if ess < ESS_LIMIT:
+            said.append(f"the effective sample size is {ess:.2%} of {len(self)}")
+        return " and ".join(said) or None
 
     @property
     def log_normalised(self) -> Tensor:
