@@ -75,10 +75,11 @@ class Collage(Denoiser):
     ) -> None:
         overlap = piece if overlap is None else overlap
         choose("overlap_cond", overlap_cond, OVERLAP_CONDS)
-        local = not piece.process.modes
         self.graph = graph
         self.net, self.time, self.dtype = _no_network, None, None
         self.process = _canvas_process(graph, piece, overlap, process)
+        # site by site, or one window that is the canvas: readings agree
+        local = not piece.process.modes or piece.process == self.process
         self.predicts = piece.predicts if local and piece.predicts == overlap.predicts else "eps"
         self.device, self.card = piece.device, piece.card
         self.groups = tuple(
