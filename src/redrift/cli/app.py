@@ -11,6 +11,7 @@ from rich.table import Table
 from redrift import __version__
 from redrift.cli import demo as demos
 from redrift.cli import sampling
+from redrift.cli.collage import collage
 from redrift.cli.report import Device, Json, Report, Seed, Threads, plainly
 from redrift.pretrained import names, pretrained
 from redrift.process import SPACINGS
@@ -164,6 +165,9 @@ def demo(
     report = Report(json, seed, threads, device)
     out.mkdir(parents=True, exist_ok=True)
     demos.run(report, out, quick=quick)
+
+
+app.command()(collage)
 
 
 def _version(show: bool) -> None:

@@ -10,6 +10,7 @@ from redrift.collage.denoiser import Collage
 from redrift.collage.graph import Graph
 from redrift.collage.inpainting import Clipped, Inpaint, outpaint
 from redrift.collage.layouts import chain, grid, ring, torus, tree, windows
+from redrift.collage.seams import seam_ratio
 
 __all__ = [
     "COUNTINGS",
@@ -24,6 +25,7 @@ __all__ = [
     "grid",
     "outpaint",
     "ring",
+    "seam_ratio",
     "to_equirectangular",
     "torus",
     "tree",

@@ -50,6 +50,7 @@ class Graph:
         regions: pieces and overlaps with their weights.
         counting: scheme of the weights.
         name: of the layout.
+        closed: which axes of the canvas go around; () is none.
 
     Raises:
         ValueError: if a site is not covered, an index is beyond the canvas, or the weights do not
@@ -62,6 +63,7 @@ class Graph:
     regions: tuple[Region, ...]
     counting: str
     name: str = "windows"
+    closed: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
         check_cover(self.windows, self.canvas)
@@ -84,12 +86,13 @@ class Graph:
         *,
         counting: str = "kikuchi",
         name: str = "windows",
+        closed: tuple[bool, ...] = (),
     ) -> Graph:
         """Count the windows and build the graph; the arguments are the attributes."""
         canvas = tuple(canvas)
         check_cover(windows, canvas)
         regions = count(windows, math.prod(canvas), counting)
-        return cls(channels, canvas, tuple(windows), regions, counting, name)
+        return cls(channels, canvas, tuple(windows), regions, counting, name, closed)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -137,8 +140,9 @@ class Graph:
     def recount(self, counting: str) -> Graph:
         """Return the same pieces under another scheme."""
         return Graph.build(
-            self.channels, self.canvas, self.windows, counting=counting, name=self.name
-        )
+            self.channels, self.canvas, self.windows, counting=counting, name=self.name,
+            closed=self.closed,
+        )  # fmt: skip
 
     def denoiser(
         self,

@@ -317,7 +317,7 @@ def _boxes(
                 )
         index = box(canvas, start, sites)
         found.append(Region(index, sites, 1.0, (i,), i))
-    return Graph.build(channels, canvas, found, counting=counting, name=name)
+    return Graph.build(channels, canvas, found, counting=counting, name=name, closed=wrap)
 
 
 def box(canvas: Sequence[int], start: Sequence[int], size: Sequence[int]) -> Tensor:
