@@ -4,8 +4,9 @@ A `Process` says what noise does to data, a `Denoiser` predicts on it, a `Plan` 
 `sample` walks the plan.
 """
 
-from redrift import collage, denoise, process, solvers
+from redrift import collage, control, denoise, process, solvers, targets
 from redrift._core.errors import NumericalError
+from redrift.control import PIS
 from redrift.denoise import Denoiser, Guided, load, save
 from redrift.pretrained import pretrained
 from redrift.process import (
@@ -44,6 +45,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CLD",
     "EDM",
+    "PIS",
     "VE",
     "VP",
     "Blur",
@@ -58,6 +60,7 @@ __all__ = [
     "TableProcess",
     "best_plan",
     "collage",
+    "control",
     "ddim",
     "ddpm",
     "deis",
@@ -77,5 +80,6 @@ __all__ = [
     "sample",
     "save",
     "solvers",
+    "targets",
     "timegrid",
 ]

@@ -72,7 +72,7 @@ def test_a_walk_of_another_control_is_weighed_by_the_same_formula():
 
 def test_the_cost_of_a_control_is_the_mean_of_girsanovs_weight():
     # n = 40 000: E log dP/dQ = -E int |u|^2 / 2. Catches a cost without its half.
-    lengths, _, _, run, u, noise = walked(n=40_000)
+    lengths, _, _, _, u, noise = walked(n=40_000)
     gap = log_girsanov(u, noise, lengths) + control_cost(u, lengths)
     assert abs(gap.mean()) < 4 * gap.std() / math.sqrt(len(gap))
     assert gap.std() > 0.5

@@ -1,0 +1,103 @@
+r"""Judging a sampler from both sides: its own weights, and weights of paths that end elsewhere.
+
+Under Q the mean of w is Z and log w averages below log Z; along paths bridged backwards from samples of
+the target the mean of 1 / w is 1 / Z and log w averages above. A mode that Q never visits is invisible
+to the first and makes the second enormous.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from redrift.measure import Weights
+
+_FORWARD_LIMIT, _DISAGREE = 0.01, 0.5
+
+
+class TrustWarning(UserWarning):
+    """Say that weights or a sampler should not be trusted, and what to try."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Hold the verdict on a sampler.
+
+    Attributes:
+        log_z: from its own weights; log_z_se its standard error.
+        log_z_se: see log_z.
+        ess: effective sample size of its own weights, a fraction.
+        k_hat: of its own weights.
+        elbo: mean of its own log-weights, a lower bound.
+        eubo: mean log-weight of paths that end in the other samples, an upper bound if those are
+            exact; None without any.
+        forward_ess: of those paths: near 0 where they end in places that the sampler does not reach.
+        log_z_annealed: of the annealed chains, if they served.
+        concern: what speaks against the sampler and what to try; None if nothing does.
+    """
+
+    log_z: float
+    log_z_se: float
+    ess: float
+    k_hat: float
+    elbo: float
+    eubo: float | None
+    forward_ess: float | None
+    log_z_annealed: float | None
+    concern: str | None
+
+    def __str__(self) -> str:
+        """Say it in two lines."""
+        lines = [
+            f"log Z {self.log_z:.4f} +- {self.log_z_se:.4f} | ESS {self.ess:.3f} | "
+            f"k-hat {self.k_hat:.2f} | ELBO {self.elbo:.4f}"
+        ]
+        if self.eubo is not None and self.forward_ess is not None:
+            lines.append(f"EUBO {self.eubo:.4f} | forward ESS {self.forward_ess:.3f}")
+        return "\n".join([*lines, *([] if self.concern is None else [self.concern])])
+
+
+def judge(own: Weights, other: Tensor | None, annealed: Weights | None) -> Check:
+    """Weigh own paths against others.
+
+    Args:
+        own: weights of the sampler's paths.
+        other: log-weights of paths that end in target samples (M,), or None.
+        annealed: weights of the annealed chains that made them, or None.
+    """
+    log_z, error = float(own.log_z), float(own.log_z_se)
+    said = [own.concern] if own.concern else []
+    eubo = forward = None
+    if other is not None:
+        eubo, forward = float(other.mean()), forward_ess(other)
+        if forward < _FORWARD_LIMIT:
+            said.append(
+                f"samples of the target end where the sampler hardly goes (forward ESS "
+                f"{forward:.1e}): modes or tails are missing"
+            )
+    reached = None
+    if annealed is not None:
+        reached = float(annealed.log_z)
+        gap = abs(reached - log_z)
+        if gap > _DISAGREE + 4 * math.hypot(error, float(annealed.log_z_se)):
+            said.append(f"annealed chains find log Z = {reached:.2f}, the sampler {log_z:.2f}")
+    concern = None
+    if said:
+        concern = (
+            f"do not trust this sampler: {'; '.join(said)}. Try loss='match' with a buffer that "
+            "covers the target, gradient=True, a wider reference or start, more steps, a longer fit."
+        )
+    return Check(
+        log_z, error, float(own.ess), float(own.k_hat), float(own.log_w.mean()), eubo, forward,
+        reached, concern,
+    )  # fmt: skip
+
+
+def forward_ess(log_w: Tensor) -> float:
+    """Return 1 / (mean(w) mean(1 / w)) of weights on paths from the target, in (0, 1]."""
+    log_w = log_w.double()
+    n = 2 * math.log(len(log_w))
+    return float(torch.exp(n - log_w.logsumexp(0) - (-log_w).logsumexp(0)))

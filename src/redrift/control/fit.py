@@ -1,0 +1,309 @@
+r"""Training a control: phases of losses, a buffer of ends, an average, and a state that resumes to the bit.
+
+Everything random comes from one generator whose state is part of the checkpoint, and the schedule
+depends on the iteration alone, so a killed and resumed fit under `iterations` equals the uninterrupted
+one. Under `seconds` the schedule follows the processor's time and is not reproducible.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from redrift._core.errors import NumericalError, whole
+from redrift._core.files import write_atomically
+from redrift.control.buffer import KEPT, OWN, Pool, own_ends, search
+from redrift.control.nets import Control
+from redrift.control.objective import (
+    BRIDGED,
+    NetDrift,
+    bridge_tables,
+    bridged_loss,
+    simulated_loss,
+)
+from redrift.control.problem import Problem
+from redrift.control.recipe import History, Recipe
+from redrift.control.store import part, read
+from redrift.measure import Weights
+
+_FORMAT = "redrift-fit-1"
+_SETTLED = 0.15  # share of the budget after which own ends enter the buffer
+_AVERAGED = 4  # iterations between two updates of the average
+
+
+class Training:
+    """Hold the state of one fit: networks, optimiser, buffer and generator.
+
+    Args:
+        problem: to solve.
+        net: trained in place.
+        recipe: how.
+        generator: of everything random; advanced.
+        ends: samples of the target in the problem's coordinates (M, dim), or None.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        net: Control,
+        recipe: Recipe,
+        generator: torch.Generator,
+        ends: Tensor | None = None,
+    ) -> None:
+        self.problem, self.net, self.recipe, self.generator = problem, net, recipe, generator
+        self.average = copy.deepcopy(net).requires_grad_(False)
+        weight = net.last.weight
+        self.dtype = weight.dtype
+        self.share = torch.zeros(
+            problem.reference.steps, problem.dim, dtype=self.dtype, requires_grad=True
+        )
+        self.constant = torch.zeros((), dtype=self.dtype, requires_grad=True)
+        self.parameters = list(net.parameters())
+        self.optimiser = torch.optim.Adam(
+            [
+                {"params": self.parameters, "lr": recipe.lr},
+                {"params": [self.share], "lr": 0.02},
+                {"params": [self.constant], "lr": 0.05},
+            ],
+            betas=(0.9, 0.99),
+            fused=True,
+        )
+        # an optimiser without state would make one at the first step: a checkpoint needs its shape
+        for group in self.optimiser.param_groups:
+            for p in group["params"]:
+                p.grad = torch.zeros_like(p)
+        self.optimiser.step()
+        self.ends = None if ends is None else ends.to(self.dtype)
+        self.pull = None if self.ends is None else problem.ratio_score(self.ends)
+        self.tables = bridge_tables(problem, self.dtype)
+        self.pool = Pool(problem)
+        self.iteration = 0
+
+    def step(self, done: float) -> float:
+        """Make one iteration at a share `done` of the budget and return the loss."""
+        kind, progress, index = self.recipe.phase(done)
+        self._rate(progress, index)
+        if kind in BRIDGED:
+            self._refresh(kind, done)
+            assert self.ends is not None
+            assert self.pull is not None
+            pick = torch.randint(
+                0, len(self.ends), (self.recipe.points,), generator=self.generator
+            )
+            loss = bridged_loss(
+                kind, self.problem, self.net, self.ends[pick], self.pull[pick], self.share,
+                self.tables, generator=self.generator,
+            )  # fmt: skip
+        else:
+            loss, _, _ = simulated_loss(
+                kind, self.problem, self.net, self.recipe.batch, constant=self.constant,
+                explore=self.recipe.explore * (1 - progress), detach=self.recipe.detach,
+                checkpoint=self.recipe.checkpointed, generator=self.generator,
+            )  # fmt: skip
+        self.optimiser.zero_grad(set_to_none=False)
+        loss.backward()
+        size = torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip)
+        if not bool(torch.isfinite(size)):
+            raise NumericalError(
+                f"the gradient of loss {kind!r} is not finite at iteration {self.iteration}: lower "
+                "lr or clip, take more steps, or check log_prob far out.",
+                step=self.iteration,
+                time=done,
+            )
+        self.optimiser.step()
+        self._follow()
+        self.iteration += 1
+        return float(loss.detach())
+
+    def _rate(self, progress: float, index: int) -> None:
+        if self.recipe.decay == "epoch":
+            factor = 0.95 ** (self.iteration // 50)
+        else:
+            warm = min(1.0, (self.iteration + 1) / 50)
+            factor = warm * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
+        self.optimiser.param_groups[0]["lr"] = (
+            self.recipe.lr * factor * (self.recipe.later if index else 1.0)
+        )
+
+    def _follow(self) -> None:
+        if self.iteration % _AVERAGED:
+            return
+        decay = min(self.recipe.ema**_AVERAGED, self.iteration / (self.iteration + 10))
+        with torch.no_grad():
+            for mine, theirs in zip(self.average.parameters(), self.parameters, strict=True):
+                mine.lerp_(theirs, 1 - decay)
+
+    def _refresh(self, kind: str, done: float) -> None:
+        """Renew the buffer: own ends for adjoint matching, moves of the ends for the others."""
+        every = self.recipe.refresh or (50 if kind == "am" else 0)
+        if self.ends is not None and (every == 0 or self.iteration % every):
+            return
+        if kind == "am":
+            net = self.average if self.iteration > 400 else self.net
+            x, _ = own_ends(self.problem, net, OWN, self.generator)
+            kept = x if self.ends is None else torch.cat([self.ends, x])[-KEPT:]
+            self.ends, self.pull = kept, self.problem.ratio_score(kept)
+            return
+        if self.ends is None:
+            raise ValueError(f"loss {kind!r} needs samples of the target: pass buffer=.")
+        if not self.iteration:
+            return
+        if self.recipe.own and done > _SETTLED:
+            self.ends = self.pool.renew(self.ends, self.average, self.recipe.own, self.generator)
+        if self.recipe.search:
+            self.ends = search(self.problem, self.ends, self.recipe.search, self.generator)
+        self.pull = self.problem.ratio_score(self.ends)
+
+    def glance(self, paths: int = 256) -> tuple[float, float]:
+        """Return ELBO and ESS of a few paths, from a generator of its own."""
+        g = torch.Generator().manual_seed(self.iteration)
+        with torch.no_grad():
+            drift = NetDrift(self.problem, self.average)
+            _, log_w, _ = self.problem.walk(drift, paths, dtype=self.dtype, generator=g)
+        return float(log_w.mean()), float(Weights(log_w).ess)
+
+    def save(self, path: str | os.PathLike[str], total: int | None) -> None:
+        """Write the state, whole or not at all."""
+        tensors = {f"net.{k}": v for k, v in self.net.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        for i, state in enumerate(self.optimiser.state_dict()["state"].values()):
+            tensors |= {f"adam.{i}.{k}": v for k, v in state.items()}
+        tensors |= {"share": self.share.detach(), "constant": self.constant.detach()}
+        tensors["generator"] = self.generator.get_state()
+        if self.ends is not None:
+            tensors["ends"] = self.ends
+        tensors |= self.pool.tensors()
+        tensors = {k: v.contiguous().clone() for k, v in tensors.items()}
+        metadata = {
+            "format": _FORMAT,
+            "iteration": str(self.iteration),
+            "total": json.dumps(total),
+            "recipe": json.dumps(asdict(self.recipe)),
+            "net": json.dumps(self.net.config),
+        }
+        write_atomically(path, lambda target: save_file(tensors, target, metadata))
+
+    def load(self, path: str | os.PathLike[str], total: int | None) -> None:
+        """Take over a state of `save`.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            ValueError: if it is damaged, or of another network, recipe or budget.
+        """
+        metadata, tensors = read(path, _FORMAT)
+        for name, own in (
+            ("net", self.net.config), ("recipe", asdict(self.recipe)), ("total", total),
+        ):  # fmt: skip
+            theirs = json.loads(metadata[name])
+            if json.loads(json.dumps(own)) != theirs:
+                raise ValueError(
+                    f"the checkpoint {path} is of another {name}: {theirs}, here {own}. Resume "
+                    "with the arguments of the first call, or use another file."
+                )
+        self.net.load_state_dict(part(tensors, "net."))
+        self.average.load_state_dict(part(tensors, "average."))
+        state = self.optimiser.state_dict()
+        for i in state["state"]:
+            state["state"][i] = part(tensors, f"adam.{i}.")
+        self.optimiser.load_state_dict(state)
+        with torch.no_grad():
+            self.share.copy_(tensors["share"])
+            self.constant.copy_(tensors["constant"])
+        self.generator.set_state(tensors["generator"])
+        if "ends" in tensors:
+            self.ends = tensors["ends"]
+            self.pull = self.problem.ratio_score(self.ends)
+        self.pool.take(tensors)
+        self.iteration = int(metadata["iteration"])
+
+
+def run(
+    training: Training,
+    *,
+    iterations: int | None,
+    seconds: float | None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    every: int = 500,
+    resume: bool = False,
+    progress: bool = False,
+    callback: Any = None,  # noqa: ANN401
+    spent: float = 0.0,
+) -> History:
+    """Run a training to the end of its budget; arguments as `PIS.fit`."""
+    _budget(iterations, seconds)
+    if resume and checkpoint is not None and Path(checkpoint).is_file():
+        training.load(checkpoint, iterations)
+    bar = _bar(iterations, progress)
+    watched = bar is not None or callback is not None
+    history, began = History(training.iteration), time.process_time() - spent
+    while True:
+        elapsed = time.process_time() - began
+        done = elapsed / seconds if seconds is not None else training.iteration / (iterations or 1)
+        if done >= 1:
+            break
+        loss = training.step(done)
+        if bar is not None:
+            bar.update(1)
+        if training.iteration % every == 0:
+            if watched:
+                _report(training, history, done, loss, bar, callback)
+            _keep(training, checkpoint, iterations)
+    if bar is not None:
+        bar.close()
+    _keep(training, checkpoint, iterations)
+    history.iterations, history.seconds = training.iteration, time.process_time() - began
+    return history
+
+
+def _budget(iterations: int | None, seconds: float | None) -> None:
+    if (iterations is None) == (seconds is None):
+        raise ValueError("give either iterations or seconds, and not both.")
+    if iterations is not None:
+        whole("iterations", iterations)
+    elif not (seconds or 0) > 0:
+        raise ValueError(f"seconds must be > 0, got {seconds}.")
+
+
+def _keep(
+    training: Training, checkpoint: str | os.PathLike[str] | None, total: int | None
+) -> None:
+    if checkpoint is not None:
+        training.save(checkpoint, total)
+
+
+def _report(
+    training: Training,
+    history: History,
+    done: float,
+    loss: float,
+    bar: Any,  # noqa: ANN401
+    callback: Any,  # noqa: ANN401
+) -> None:
+    elbo, ess = training.glance()
+    row = {
+        "iteration": training.iteration, "loss": training.recipe.phase(done)[0], "value": loss,
+        "elbo": elbo, "ess": ess,
+    }  # fmt: skip
+    history.rows.append(row)
+    if bar is not None:
+        bar.set_postfix(ELBO=f"{elbo:.3f}", ESS=f"{ess:.2f}")
+    if callback is not None:
+        callback(row)
+
+
+def _bar(iterations: int | None, show: bool) -> Any:  # noqa: ANN401
+    if not show:
+        return None
+    from tqdm import tqdm
+
+    return tqdm(total=iterations, unit="it")

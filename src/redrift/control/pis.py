@@ -1,0 +1,427 @@
+r"""The path integral sampler: learn the drift that turns noise into samples of a density.
+
+$dX = \sigma u\,dt + \sigma\,dW$ from a point, u chosen so that X_T has the law mu: the optimal control of
+$E[\int \tfrac12|u|^2 dt + \log\mu_0(X_T) - \log\hat\mu(X_T)]$, whose minimum is -log Z. Paths carry weights,
+unbiased for Z whatever the control, so an imperfect control costs efficiency and not truth.
+
+Paper: Path Integral Sampler, arXiv:2111.15141.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from redrift._core.errors import whole
+from redrift._core.files import write_atomically
+from redrift.control import fit as fitting
+from redrift.control.annealed import Annealed, anneal
+from redrift.control.check import Check, TrustWarning, judge
+from redrift.control.density import as_target, checked
+from redrift.control.nets import Control
+from redrift.control.objective import NetDrift, path_log_weight
+from redrift.control.problem import Problem
+from redrift.control.recipe import History, Recipe, phases
+from redrift.control.reference import reference_chain
+from redrift.control.store import read
+from redrift.measure import Weights
+from redrift.process import Brownian, Process
+from redrift.process.store import from_dict, to_dict
+from redrift.targets import Target
+from redrift.targets.base import Affine, inverse, push
+
+Function = Callable[[Tensor], Tensor]
+_FORMAT = "redrift-pis-1"
+_AUTO_VARIANCE = 2.0  # of the reference's end, in units of the target's own variance
+_AUTO = Recipe(refresh=250, own=0.5, search=2)
+
+
+class LogZ(NamedTuple):
+    """Hold an estimate of log Z, its standard error and the number of samples."""
+
+    value: float
+    error: float
+    n: int
+
+
+class PIS:
+    """Sample an unnormalised density by a learned control, with weights.
+
+    Args:
+        log_prob: maps (B, dim) to (B,), differentiable; or a `redrift.targets.Target`.
+        dim: length of x; taken from a target.
+        reference: Brownian(horizon=V) starts at the origin and ends as N(0, V): PIS.
+            OrnsteinUhlenbeck starts and ends in its stationary law: DDS; VP: DIS. None takes V = 2 in
+            coordinates that `fit` measures by short annealed chains, x = loc + scale z.
+        steps: N >= 1.
+        score: gradient of log_prob; autograd by default.
+        loc: origin of the coordinates (dim,); 0 by default.
+        scale: width of the coordinates, (dim,) or a matrix (dim, dim); 1 by default. Give either, or
+            a reference, and nothing is measured.
+        power: of the grid (see `reference_chain`); 0 is uniform.
+        width: of the network's layers.
+        depth: of the network.
+        gradient: let the control see the target's gradient (PIS-Grad). Without it modes are lost.
+        spread: bound on the log of the learned step variance; 0 holds it fixed.
+        clip: largest norm of the target's gradient that the control sees.
+        dtype: of network and samples.
+        seed: of the network's start.
+        recipe: how `fit` trains by default.
+
+    Example:
+        >>> from redrift.targets import Funnel
+        >>> pis = PIS(Funnel(dim=3, variance=1.0), steps=20)
+        >>> _ = pis.fit(iterations=20, particles=500, check=False, generator=torch.Generator())
+        >>> x, w = pis.sample(100)
+    """
+
+    def __init__(
+        self,
+        log_prob: Function | Target,
+        dim: int | None = None,
+        *,
+        reference: Process | None = None,
+        steps: int = 100,
+        score: Function | None = None,
+        loc: Tensor | None = None,
+        scale: Tensor | None = None,
+        power: float = 2.0,
+        width: int = 96,
+        depth: int = 2,
+        gradient: bool = True,
+        spread: float = 2.0,
+        clip: float = 100.0,
+        dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+        recipe: Recipe = _AUTO,
+    ) -> None:
+        self.target = as_target(log_prob, dim, score)
+        self.dim = self.target.dim
+        self.measured = reference is not None or loc is not None or scale is not None
+        self.process = Brownian(_AUTO_VARIANCE) if reference is None else reference
+        self.power, self.clip, self.recipe = power, clip, recipe
+        self.chain = reference_chain(self.process, steps, power)
+        one = torch.ones(self.dim, dtype=torch.float64)
+        self.loc = one * 0 if loc is None else loc.double()
+        self.scale = one if scale is None else scale.double()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.net = Control(
+                self.dim, steps, self.chain.end, width=width, depth=depth, gradient=gradient,
+                spread=spread,
+            ).to(dtype)  # fmt: skip
+        self.buffer: Annealed | None = None
+
+    @classmethod
+    def paper(cls, log_prob: Function | Target, dim: int | None = None, **options: Any) -> PIS:  # noqa: ANN401
+        """Return the sampler as its paper runs it, for comparison.
+
+        V = 1 (T = 5 with sigma^2 = .2), 100 even steps, a fixed step variance, the KL loss with the
+        target's gradient held fixed, lr 5e-3 times .95 every 50 iterations, batches of 300.
+        """
+        recipe = Recipe(phases=(("kl", 1.0),), lr=5e-3, batch=300, decay="epoch", ema=0.0)
+        own: dict[str, Any] = dict(
+            reference=Brownian(1.0), steps=100, power=0.0, spread=0.0, width=64, recipe=recipe
+        )
+        return cls(log_prob, dim, **(own | options))
+
+    @property
+    def problem(self) -> Problem:
+        """Return the control problem in the sampler's coordinates."""
+        moved = Affine(self.target, self.loc, self.scale)
+        return Problem(
+            checked(moved.log_prob, self.dim), moved.score, self.dim, self.chain, self.clip
+        )
+
+    def fit(
+        self,
+        iterations: int | None = None,
+        *,
+        seconds: float | None = None,
+        loss: str | Sequence[str] | Sequence[tuple[str, float]] | None = None,
+        buffer: Tensor | None = None,
+        particles: int = 10_000,
+        start: float | Tensor | None = None,
+        check: bool = True,
+        checkpoint: str | os.PathLike[str] | None = None,
+        every: int = 500,
+        resume: bool = False,
+        progress: bool = False,
+        callback: Callable[[dict[str, Any]], object] | None = None,
+        generator: torch.Generator | None = None,
+        **options: Any,  # noqa: ANN401
+    ) -> History:
+        """Train the control.
+
+        Args:
+            iterations: of Adam; reproducible to the bit.
+            seconds: of processor time instead, annealed chains included.
+            loss: one of kl, kl-stl, lv, tb, am, bm, match, several for phases of equal share, or
+                (loss, share) pairs; the recipe's by default.
+            buffer: samples of the target (M, dim), such as your own chains'; annealed ones by
+                default, where a loss or the coordinates need them.
+            particles: of the annealed run.
+            start: standard deviation of the annealed start, covering the target; by default the
+                reference's end, or 4 where nothing is known.
+            check: judge the result at the end (see `check`) and warn.
+            checkpoint: file for the whole state of training.
+            every: iterations between checkpoints, and between rows of progress.
+            resume: go on from the checkpoint if it exists.
+            progress: show a bar with ELBO and ESS.
+            callback: called with each row of the history.
+            generator: of everything random; advanced.
+            options: fields of `Recipe`, such as batch, lr, explore.
+
+        Raises:
+            ValueError: for bad arguments, or a log_prob that returns what is no log-density.
+            NumericalError: if training stops being finite.
+
+        Warns:
+            TrustWarning: if the result should not be trusted.
+
+        Cost:
+            An iteration of match, am or bm: one evaluation of network and target gradient at `points`
+            states; of kl, lv or tb: twice at batch * steps states.
+        """
+        recipe = replace(self.recipe, **options)
+        if loss is not None:
+            recipe = replace(recipe, phases=phases(loss))
+        began = time.process_time()
+        g = _child() if generator is None else generator
+        self._probe(needs_score=self.net.gradient or recipe.bridged)
+        ends = self._ends(recipe, buffer, particles, start, g)
+        spent = time.process_time() - began
+        training = fitting.Training(self.problem, self.net, recipe, g, ends)
+        history = fitting.run(
+            training, iterations=iterations, seconds=seconds, checkpoint=checkpoint, every=every,
+            resume=resume, progress=progress, callback=callback, spent=spent,
+        )  # fmt: skip
+        self.net.load_state_dict(training.average.state_dict())
+        if check:
+            verdict = self.check(generator=torch.Generator().manual_seed(training.iteration))
+            if verdict.concern:
+                warnings.warn(verdict.concern, TrustWarning, stacklevel=2)
+        return history
+
+    def _probe(self, *, needs_score: bool) -> None:
+        """Evaluate the target at two points, so that a bad one fails before any work."""
+        z = torch.randn(2, self.dim, generator=torch.Generator().manual_seed(0))
+        problem = self.problem
+        z = z.to(self.net.last.weight.dtype)
+        problem.log_prob(z)
+        if needs_score and not bool(torch.isfinite(problem.score(z)).all()):
+            raise ValueError("the gradient of log_prob is not finite near the origin.")
+
+    def _ends(
+        self,
+        recipe: Recipe,
+        buffer: Tensor | None,
+        particles: int,
+        start: float | Tensor | None,
+        g: torch.Generator,
+    ) -> Tensor | None:
+        """Find samples to learn from, and measure the coordinates if they are open."""
+        if buffer is not None:
+            if buffer.ndim != 2 or buffer.shape[1] != self.dim or len(buffer) < 2:
+                raise ValueError(
+                    f"buffer has shape {tuple(buffer.shape)}, expected (M, {self.dim}), M >= 2."
+                )
+            x = buffer.double()
+        elif recipe.bridged or not self.measured:
+            self.buffer = self._chains(particles, start, g)
+            x = self.buffer.weights.resample(self.buffer.x, generator=g).double()
+        else:
+            return None
+        if not self.measured:
+            self.loc, self.scale = x.mean(0), x.std(0).clamp(min=1e-6)
+            self.measured = True
+        return inverse(self.loc, self.scale, x)
+
+    def _chains(
+        self, particles: int, start: float | Tensor | None, g: torch.Generator
+    ) -> Annealed:
+        dtype = self.net.last.weight.dtype
+        run: dict[str, Any] = dict(dtype=dtype, generator=g)
+        if self.measured:
+            # in the sampler's own coordinates, which may be white
+            problem = self.problem
+            wide = math.sqrt(self.chain.end) if start is None else start
+            z = anneal(problem.log_prob, problem.score, self.dim, particles, scale=wide, **run)
+            return replace(z, x=push(self.loc, self.scale, z.x))
+        log_prob, score = checked(self.target.log_prob, self.dim), self.target.score
+        wide = 4.0 if start is None else start
+        pilot = anneal(log_prob, score, self.dim, max(200, particles // 10), scale=wide, **run)
+        x = pilot.weights.resample(pilot.x, generator=g)
+        loc, scale = x.mean(0), 1.5 * x.std(0).clamp(min=1e-6)
+        return anneal(log_prob, score, self.dim, particles, loc=loc, scale=scale, **run)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        *,
+        antithetic: bool = False,
+        batch_size: int = 5000,
+        warn: bool = True,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    ) -> tuple[Tensor, Weights]:
+        """Draw n samples with unnormalised weights.
+
+        Args:
+            n: how many.
+            antithetic: pair paths with opposite noise; n and batch_size must be even.
+            batch_size: paths at once.
+            warn: emit a `TrustWarning` if the weights have collapsed.
+            generator: one, one per sample, or None.
+
+        Returns:
+            (n, dim), and Weights whose log_z estimates log Z (exp of it without bias).
+
+        Cost:
+            `steps` evaluations of network and gradient, one of log_prob, per sample.
+        """
+        n = whole("n", n)
+        dtype, problem = self.net.last.weight.dtype, self.problem
+        drift = NetDrift(problem, self.net)
+        xs, ws = [], []
+        for i in range(0, n, batch_size):
+            size = min(batch_size, n - i)
+            part = generator[i : i + size] if isinstance(generator, Sequence) else generator
+            z, w, _ = problem.walk(drift, size, dtype=dtype, antithetic=antithetic, generator=part)
+            xs.append(push(self.loc, self.scale, z))
+            ws.append(w)
+        weights = Weights(torch.cat(ws))
+        if warn and n >= 100 and weights.concern:
+            warnings.warn(
+                f"{weights.concern}: log Z and expectations from these weights are not reliable. "
+                "Fit longer, take more steps, a wider reference, or resample along the path "
+                "(redrift.control.steered).",
+                TrustWarning,
+                stacklevel=2,
+            )
+        return torch.cat(xs), weights
+
+    def log_z(self, n: int = 10_000, *, generator: torch.Generator | None = None) -> LogZ:
+        """Estimate log Z from n samples; biased low by about half its variance."""
+        _, w = self.sample(n, generator=generator)
+        return LogZ(float(w.log_z), float(w.log_z_se), n)
+
+    def elbo(self, n: int = 10_000, *, generator: torch.Generator | None = None) -> LogZ:
+        """Estimate E log w, a lower bound of log Z, with its standard error."""
+        _, w = self.sample(n, warn=False, generator=generator)
+        return LogZ(float(w.log_w.mean()), float(w.log_w.std() / math.sqrt(n)), n)
+
+    def eubo(self, samples: Tensor, *, generator: torch.Generator | None = None) -> LogZ:
+        """Estimate the mean log-weight of paths that end in target samples: an upper bound of log Z.
+
+        Args:
+            samples: of the target (M, dim), exact ones for a bound.
+            generator: of the bridges.
+        """
+        log_w = self.path_log_weight(samples, generator=generator)
+        n = len(log_w)
+        return LogZ(float(log_w.mean()), float(log_w.std() / math.sqrt(n)), n)
+
+    @torch.no_grad()
+    def path_log_weight(
+        self, samples: Tensor, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Return log w (M,) of paths of the reference that end in the given samples (M, dim)."""
+        problem, dtype = self.problem, self.net.last.weight.dtype
+        if samples.ndim != 2 or samples.shape[1] != self.dim:
+            raise ValueError(
+                f"samples has shape {tuple(samples.shape)}, expected (M, {self.dim})."
+            )
+        ends = inverse(self.loc, self.scale, samples.double()).to(dtype)
+        found = []
+        for part in ends.split(2000):
+            path = problem.bridge(part, generator=generator)
+            found.append(path_log_weight(problem, self.net, path))
+        return torch.cat(found)
+
+    def check(
+        self,
+        samples: Tensor | None = None,
+        *,
+        n: int = 4000,
+        generator: torch.Generator | None = None,
+    ) -> Check:
+        """Judge the sampler by its own weights and by samples it did not make.
+
+        Its own weights cannot see a mode that it never visits; paths that end in other samples can.
+        Without `samples` the annealed chains of `fit` serve, or new ones are run.
+
+        Args:
+            samples: of the target, from anywhere (M, dim).
+            n: own paths, and others at most.
+            generator: of all.
+        """
+        _, own = self.sample(n, warn=False, generator=generator)
+        annealed = None
+        if samples is None:
+            g = _child() if generator is None else generator
+            try:
+                run = self.buffer or self._chains(min(n, 2000), None, g)
+            except ValueError:
+                return judge(own, None, None)  # no gradient: nothing to run chains with
+            annealed = run.weights
+            samples = run.weights.resample(run.x, min(n, len(run.x)), generator=g)
+        return judge(own, self.path_log_weight(samples[:n], generator=generator), annealed)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write network, coordinates and reference to a safetensors file, whole or not at all."""
+        tensors = {f"net.{k}": v.contiguous() for k, v in self.net.state_dict().items()}
+        tensors |= {"loc": self.loc.contiguous(), "scale": self.scale.contiguous()}
+        metadata = {
+            "format": _FORMAT,
+            "net": json.dumps(self.net.config),
+            "process": json.dumps(to_dict(self.process)),
+            "options": json.dumps({"power": self.power, "clip": self.clip, "dim": self.dim}),
+        }
+        write_atomically(path, lambda target: save_file(tensors, target, metadata))
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        log_prob: Function | Target,
+        dim: int | None = None,
+        *,
+        score: Function | None = None,
+    ) -> PIS:
+        """Read a sampler of `save` for a density, which the file does not hold.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is damaged or for another dimension.
+        """
+        metadata, tensors = read(path, _FORMAT)
+        options, net = json.loads(metadata["options"]), json.loads(metadata["net"])
+        target = as_target(log_prob, options["dim"] if dim is None else dim, score)
+        if target.dim != options["dim"]:
+            raise ValueError(
+                f"{path} holds a sampler for dim = {options['dim']}, the density has {target.dim}."
+            )
+        pis = cls(
+            target, reference=from_dict(json.loads(metadata["process"])), steps=net["steps"],
+            loc=tensors["loc"], scale=tensors["scale"], power=options["power"],
+            clip=options["clip"], width=net["width"], depth=net["depth"],
+            gradient=net["gradient"], spread=net["spread"], dtype=tensors["net.last.weight"].dtype,
+        )  # fmt: skip
+        pis.net.load_state_dict({k[4:]: v for k, v in tensors.items() if k[:4] == "net."})
+        return pis
+
+
+def _child() -> torch.Generator:
+    """Return a generator seeded from the global one, whose state can be stored."""
+    return torch.Generator().manual_seed(int(torch.randint(2**62, ())))
