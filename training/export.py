@@ -19,6 +19,7 @@ _MODELS = {
     "digits-cld": ([1, 8, 8], rd.CLD(), "mixed"),
     "digits-blur": ([1, 8, 8], rd.Blur((8, 8)), "mixed"),
     "cifar10": ([3, 32, 32], rd.VP(), "v"),
+    "textures": ([3, 32, 32], rd.VP(), "v"),
 }
 _CLASSIFIERS = ("digits-classifier", "cifar10-classifier")
 
@@ -43,7 +44,7 @@ def diffusion(name: str, run: Path, card: dict, out: Path) -> Path:
     net.load_state_dict({k: v.float() for k, v in load_file(run / "ema.safetensors").items()})
     card.pop("process"), card.pop("predicts")
     shape, process, predicts = _MODELS[name]
-    card.update(shape=shape, range=[-1, 1], classes=10)
+    card.update(shape=shape, range=[-1, 1], classes=net.config["classes"])
     path = out / f"{name}.safetensors"
     if predicts == "mixed":
         model = Mixed(net.eval(), process, data_std=DATA_STD)

@@ -8,7 +8,9 @@ import torch
 
 import redrift as rd
 from collages import F64, ar1, collage
-from redrift.collage import Inpaint, chain, cubemap, grid, outpaint, ring, tree, windows
+from redrift.collage import (
+    Inpaint, chain, cubemap, grid, outpaint, ring, seam_ratio, tree, windows,
+)  # fmt: skip
 from redrift.denoise import Denoiser, Gaussian, Guided, Wrapper
 from redrift.process import PROCESSES, VP, Blur, timegrid
 from redrift.solvers import Move
@@ -126,6 +128,8 @@ def test_a_blurring_collage_sums_eps_and_converts_with_the_canvas():
     assert torch.allclose(model.eps(x, 0.5), plain, atol=1e-10)
     canvas = Denoiser(lambda z, t: plain, Blur((4, 16)), "eps")
     assert torch.allclose(model.x0(x, 0.5), canvas.x0(x, 0.5), rtol=1e-9)
+    clean = graph.denoiser(Read(piece, "x0"), Read(lap, "x0"), process=Blur((4, 16)))
+    assert torch.allclose(clean.eps(x, 0.5), plain, atol=1e-8)
 
 
 # --- batches ---
@@ -400,6 +404,19 @@ def test_outpainting_keeps_what_is_there():
     other = outpaint(graph, model, plan, batch=2, fill="reconstruction", generator=generator())
     assert torch.equal(other[..., :16], first)
     assert not torch.equal(other, row)
+
+
+def test_seams_are_counted_where_windows_end_also_around_the_corner():
+    for graph in (chain((1, 8), 6, 4), ring((1, 8), 7, 4)):
+        n = graph.canvas[0]
+        white = torch.randn(4000, *graph.shape, generator=generator(), dtype=F64)
+        assert abs(float(seam_ratio(white, graph).mean()) - 1) < 0.15
+        # a step up at site 8, where window 0 ends, and down at the end of the row
+        stepped = white + 5 * (torch.arange(n) >= 8)
+        jumps = 2 + 25, 2.0
+        ends, closing = (n // 4 - 2, 0) if graph.name == "chain" else (n // 4 - 1, 1)
+        wanted = (jumps[0] * (1 + closing) + jumps[1] * (ends - 1 - closing)) / ends / 2
+        assert float(seam_ratio(stepped, graph).median()) == pytest.approx(wanted, rel=0.25)
 
 
 # --- bad input ---

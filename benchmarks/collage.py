@@ -1,0 +1,231 @@
+"""Collages of the textures model beside independent pieces, averaging and outpainting.
+
+Quality: FFD+, the Frechet distance of random training-size crops to crops of the training pictures
+over the features of the shipped CIFAR-10 classifier, for canvases of one length. Seams: the energy
+distance between windows centred where pieces end and windows centred inside, over the same
+features, with the p-value of swapping the two within each canvas. Cost: processor time a step, the
+batched cost of its windows and overlaps alone, and peak memory, against the number of pieces; time of
+a whole run beside both outpaintings.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import redrift as rd
+from redrift.collage import chain, outpaint, seam_ratio
+from redrift.metrics import energy_distance, frechet, frechet_floor
+from redrift.pretrained import classifier
+
+SEED, WIDTH, LAP, STEPS = 11, 32, 16, 25
+LENGTH = 96  # five pieces that share half, or three side by side
+
+
+def generators(n):
+    return [torch.Generator().manual_seed(SEED + i) for i in range(n)]
+
+
+def canvases(model, n, method):
+    """Return n canvases (n, 3, 32, 96), classes in turn, the calls in series and seconds."""
+    plan = rd.plan_for(model.process, STEPS)
+    label = torch.arange(n) % model.card["classes"]
+    piece = (3, WIDTH, WIDTH)
+    graph = chain(piece, 5, LAP) if method != "independent" else chain(piece, 3, 0)
+    options = dict(cond={"label": label}, generator=generators(n))
+    started = time.process_time()
+    if method in ("replacement", "reconstruction"):
+        x = outpaint(graph, model, plan, batch=n, fill=method, **options)
+    else:
+        made = graph if method == "independent" else graph.recount(SCHEMES[method])
+        correct = 2 if method == "collage, 2 correctors" else 0
+        run = rd.collage.corrected(plan, correct) if correct else plan
+        x = rd.sample(made.denoiser(model), run, shape=(n, *graph.shape), batch_size=24, **options)
+    return x, graph, time.process_time() - started
+
+
+SCHEMES = {"average": "average", "collage": "kikuchi", "collage, 2 correctors": "kikuchi"}
+METHODS = ("independent", "average", "replacement", "reconstruction", "collage",
+           "collage, 2 correctors")  # fmt: skip
+
+
+def cut(x, starts):
+    """Return the windows (n, 3, 32, 32) of canvases that begin at `starts`."""
+    return torch.stack([row[..., s : s + WIDTH] for row, s in zip(x, starts)])
+
+
+def seams(x, method, features, permutations):
+    """Return the energy distance of windows on and off seams, and its p-value."""
+    on, off = (16, 32) if method == "independent" else (32, 40)  # where the windows begin
+    a, b = (features(x[..., s : s + WIDTH].clamp(-1, 1)).double() for s in (on, off))
+    value = float(energy_distance(a, b))
+    g = torch.Generator().manual_seed(SEED)
+    above = 0
+    for _ in range(permutations):
+        swap = torch.rand(len(a), 1, generator=g) < 0.5
+        above += float(energy_distance(torch.where(swap, b, a), torch.where(swap, a, b))) >= value
+    return value, (above + 1) / (permutations + 1)
+
+
+def real(n):
+    """Return crops of the training pictures, classes in turn, and their labels."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+    from common import to_floats
+    from textures import SIDE, Crops
+
+    crops = Crops()
+    classes = len(crops.pictures)
+    g = torch.Generator().manual_seed(SEED)
+    label = torch.arange(n) % classes
+    return to_floats(
+        crops.cut(label * SIDE**2 + torch.randint(SIDE**2, (n,), generator=g), 32, 32)
+    ), label
+
+
+@torch.no_grad()
+def quality(model, quick):
+    n, per = (12, 4) if quick else (96, 4)
+    features = classifier("cifar10").features
+    truth, label = real(600 if quick else 3000)
+    g = torch.Generator().manual_seed(SEED)
+    found = {"floor": frechet_floor(truth, features, size=min(n * per, len(truth) // 2), strata=label,
+                                    generator=g)}  # fmt: skip
+    for method in METHODS:
+        x, graph, seconds = canvases(model, n, method)
+        starts = torch.randint(
+            LENGTH - WIDTH + 1, (per, n), generator=torch.Generator().manual_seed(1)
+        )
+        crops = torch.cat([cut(x, row.tolist()) for row in starts])
+        distance, p = seams(x, method, features, 99 if quick else 1999)
+        found[method] = dict(
+            ffd=frechet(crops.clamp(-1, 1), truth, features),
+            seam_energy=distance,
+            seam_p=p,
+            seam_jump=float(seam_ratio(x, graph).mean()),
+            seconds=seconds,
+        )
+        print(method, found[method])
+    return found
+
+
+def clocked(call, repeats):
+    """Return the least processor seconds of some calls."""
+    best = float("inf")
+    for _ in range(repeats):
+        started = time.process_time()
+        call()
+        best = min(best, time.process_time() - started)
+    return best
+
+
+@torch.no_grad()
+def step_costs(model, pieces, repeats=3):
+    """Return the seconds of one step, and of its windows and overlaps as two plain batches."""
+    graph = chain((3, WIDTH, WIDTH), pieces, LAP)
+    collaged = graph.denoiser(model, max_batch=16)
+    x = torch.randn(1, *graph.shape)
+    level = model.process.level(torch.tensor(0.5, dtype=torch.float64))
+    parts = [
+        (torch.randn(min(16, k), 3, WIDTH, w), k)
+        for w, count in ((WIDTH, pieces), (LAP, pieces - 1))
+        for k in [16] * (count // 16) + [count % 16] * bool(count % 16)
+    ]
+
+    def plain():
+        for batch, k in parts:
+            model.predict(batch[:k], level)
+
+    def step():
+        collaged.predict(x, level)
+
+    return clocked(step, repeats), clocked(plain, repeats)
+
+
+def memory(pieces):
+    """Return the peak resident megabytes of a process that takes two steps."""
+    code = f"import benchmarks.collage as b; b.peak({pieces})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                          cwd=Path(__file__).parents[1])  # fmt: skip
+    return json.loads(done.stdout)
+
+
+@torch.no_grad()
+def peak(pieces):
+    torch.set_num_threads(1)
+    model = rd.pretrained("textures")
+    graph = chain((3, WIDTH, WIDTH), pieces, LAP)
+    collaged = graph.denoiser(model, max_batch=8)
+    plan = rd.ddim(model.process, rd.timegrid(model.process, 2))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    x = rd.sample(collaged, plan, shape=(1, *graph.shape))
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    canvas = x.numel() * 4 / 2**20
+    print(json.dumps({"before": before / 1024, "peak": after / 1024, "canvas": canvas}))
+
+
+def runs(model, pieces, steps=4):
+    """Return the seconds of a run of each method on one canvas, over a few steps."""
+    graph, plan = (
+        chain((3, WIDTH, WIDTH), pieces, LAP),
+        rd.ddim(model.process, rd.timegrid(model.process, steps)),
+    )
+    shape, g = (1, *graph.shape), torch.Generator().manual_seed(0)
+    row = {
+        "collage": clocked(
+            lambda: rd.sample(graph.denoiser(model, max_batch=16), plan, shape=shape, generator=g),
+            1,
+        )
+    }
+    for fill in ("replacement", "reconstruction"):
+        row[fill] = clocked(lambda: outpaint(graph, model, plan, fill=fill, generator=g), 1)  # noqa: B023
+    row["independent"] = clocked(
+        lambda: rd.sample(model, plan, shape=(pieces, 3, WIDTH, WIDTH), batch_size=16), 1
+    )
+    return row | {"calls in series": {"collage": steps, "outpainting": steps * pieces}}
+
+
+def run(quick):
+    model = rd.pretrained("textures")
+    lengths = (4, 16) if quick else (4, 8, 16, 32, 64, 128, 256)
+    steps = {}
+    for n in lengths:
+        ours, plain = step_costs(model, n)
+        steps[n] = {"step": ours, "windows and overlaps alone": plain, "ratio": ours / plain}
+        print(n, steps[n])
+    return {
+        "steps": steps,
+        "runs": {n: runs(model, n) for n in ((8,) if quick else (8, 32, 128))},
+        "memory": {n: memory(n) for n in ((4, 16) if quick else (4, 64, 256))},
+        "quality": quality(model, quick),
+        "model": {k: model.card[k] for k in ("images", "seconds")},
+    }
+
+
+def plot(result, target):
+    import matplotlib.pyplot as plt
+
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4))
+    quality = {k: v for k, v in result["quality"].items() if k != "floor"}
+    left.barh(list(quality), [v["ffd"] for v in quality.values()], color="tab:blue")
+    left.axvline(result["quality"]["floor"], color="k", ls=":", label="real against real")
+    left.set_xlabel("FFD+ of 32 x 32 crops")
+    left.invert_yaxis()
+    left.legend()
+    n = [int(k) for k in result["steps"]]
+    for name in ("step", "windows and overlaps alone"):
+        middle.loglog(n, [v[name] for v in result["steps"].values()], "o-", label=name)
+    middle.set_xlabel("pieces")
+    middle.set_ylabel("processor seconds a step")
+    middle.legend()
+    for name in ("independent", "collage", "replacement", "reconstruction"):
+        rows = result["runs"]
+        right.loglog([int(k) for k in rows], [v[name] for v in rows.values()], "o-", label=name)
+    right.set_xlabel("pieces")
+    right.set_ylabel("processor seconds, 4 steps")
+    right.legend()
+    figure.tight_layout()
+    figure.savefig(target, format="png", dpi=120)
