@@ -2,11 +2,14 @@
 
 from redrift.control.annealed import Annealed, anneal
 from redrift.control.check import Check, TrustWarning
+from redrift.control.family import dds, dis
 from redrift.control.hmc import hmc
 from redrift.control.nets import Control
+from redrift.control.optimal import MixtureControl
 from redrift.control.pis import PIS, LogZ
 from redrift.control.recipe import History, Recipe
 from redrift.control.reference import Reference, reference_chain
+from redrift.control.steered import steered
 
 __all__ = [
     "PIS",
@@ -15,10 +18,14 @@ __all__ = [
     "Control",
     "History",
     "LogZ",
+    "MixtureControl",
     "Recipe",
     "Reference",
     "TrustWarning",
     "anneal",
+    "dds",
+    "dis",
     "hmc",
     "reference_chain",
+    "steered",
 ]

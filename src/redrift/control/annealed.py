@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from redrift._core.errors import NumericalError, whole
 from redrift._core.rng import normal
 from redrift.control.hmc import Chains, Tuner, move
 from redrift.measure import Weights, resample
+from redrift.targets import Target
 
 Function = Callable[[Tensor], Tensor]
 _KEEP = 0.95  # share of the effective sample size that one temperature may leave
@@ -37,7 +39,7 @@ class Annealed:
         weights: unnormalised, so weights.log_z is the estimate of log Z.
         temperatures: how many were used.
         acceptance: mean acceptance of the moves.
-        particles: n before resampling made copies; distinct starts that survived.
+        survivors: distinct starts that have offspring among x.
     """
 
     x: Tensor
@@ -129,6 +131,30 @@ def anneal(
     weights = Weights(log_w + log_z + math.log(n))
     mean = sum(rates) / len(rates) if rates else math.nan
     return Annealed(state.x, weights, count, mean, len(origin.unique()))
+
+
+def two_passes(
+    target: Target,
+    n: int,
+    start: float | Tensor | None,
+    dtype: torch.dtype,
+    generator: torch.Generator,
+) -> Annealed:
+    """Anneal a tenth of the particles from a wide start, then all from what those found.
+
+    Args:
+        target: with log_prob and score.
+        n: particles of the second pass.
+        start: standard deviation of the first start; 4 by default.
+        dtype: of the particles.
+        generator: of both.
+    """
+    density = target.log_prob, target.score, target.dim
+    run: dict[str, Any] = dict(dtype=dtype, generator=generator)
+    pilot = anneal(*density, max(200, n // 10), scale=4.0 if start is None else start, **run)
+    x = pilot.weights.resample(pilot.x, generator=generator)
+    loc, scale = x.mean(0), 1.5 * x.std(0).clamp(min=1e-6)
+    return anneal(*density, n, loc=loc, scale=scale, **run)
 
 
 class _Tempered:

@@ -25,7 +25,7 @@ from torch import Tensor
 from redrift._core.errors import whole
 from redrift._core.files import write_atomically
 from redrift.control import fit as fitting
-from redrift.control.annealed import Annealed, anneal
+from redrift.control.annealed import Annealed, anneal, two_passes
 from redrift.control.check import Check, TrustWarning, judge
 from redrift.control.density import as_target, checked
 from redrift.control.nets import Control
@@ -251,19 +251,16 @@ class PIS:
         self, particles: int, start: float | Tensor | None, g: torch.Generator
     ) -> Annealed:
         dtype = self.net.last.weight.dtype
-        run: dict[str, Any] = dict(dtype=dtype, generator=g)
-        if self.measured:
-            # in the sampler's own coordinates, which may be white
-            problem = self.problem
-            wide = math.sqrt(self.chain.end) if start is None else start
-            z = anneal(problem.log_prob, problem.score, self.dim, particles, scale=wide, **run)
-            return replace(z, x=push(self.loc, self.scale, z.x))
-        log_prob, score = checked(self.target.log_prob, self.dim), self.target.score
-        wide = 4.0 if start is None else start
-        pilot = anneal(log_prob, score, self.dim, max(200, particles // 10), scale=wide, **run)
-        x = pilot.weights.resample(pilot.x, generator=g)
-        loc, scale = x.mean(0), 1.5 * x.std(0).clamp(min=1e-6)
-        return anneal(log_prob, score, self.dim, particles, loc=loc, scale=scale, **run)
+        if not self.measured:
+            return two_passes(self.target, particles, start, dtype, g)
+        # in the sampler's own coordinates, which may be white
+        problem = self.problem
+        wide = math.sqrt(self.chain.end) if start is None else start
+        z = anneal(
+            problem.log_prob, problem.score, self.dim, particles, scale=wide, dtype=dtype,
+            generator=g,
+        )  # fmt: skip
+        return replace(z, x=push(self.loc, self.scale, z.x))
 
     @torch.no_grad()
     def sample(
@@ -407,7 +404,8 @@ class PIS:
         """
         metadata, tensors = read(path, _FORMAT)
         options, net = json.loads(metadata["options"]), json.loads(metadata["net"])
-        target = as_target(log_prob, options["dim"] if dim is None else dim, score)
+        known = isinstance(getattr(log_prob, "__self__", log_prob), Target) or dim is not None
+        target = as_target(log_prob, dim if known else options["dim"], score)
         if target.dim != options["dim"]:
             raise ValueError(
                 f"{path} holds a sampler for dim = {options['dim']}, the density has {target.dim}."

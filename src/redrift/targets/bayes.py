@@ -81,7 +81,7 @@ def breast_cancer() -> Logistic:
     )
 
 
-BREAST_CANCER = (0.0, 1.0)  # log Z and its standard error
+BREAST_CANCER = (-55.232, 0.004)  # AIS from the Laplace approximation, ESS .87, n = 10 000
 
 
 class Latent(Target):
