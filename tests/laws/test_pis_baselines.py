@@ -112,10 +112,14 @@ def test_resampling_along_the_path_is_unbiased(below):
     chain = reference_chain(rd.Brownian(6.0), 20)
     setup = Problem(log_prob, mixture.score, 2, chain)
     steer = MixtureControl(Mixture(mixture.means * 0.7, 0.9), chain)
+    # coefficients that no fit would give: unbiased all the same
+    worth = {k: torch.tensor([3.0, 0.1 + 0.04 * k, 0.05, 0.2], dtype=F64) for k in (6, 12, 17)}
     z = torch.stack(
         [
             Weights(
-                resampled_walk(setup, steer, 300, below=below, dtype=F64, generator=seeded(s))[1]
+                resampled_walk(
+                    setup, steer, 300, worth, below=below, dtype=F64, generator=seeded(s)
+                )[1]
             ).log_z
             for s in range(60)
         ]

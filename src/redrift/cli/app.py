@@ -12,6 +12,7 @@ from redrift import __version__
 from redrift.cli import demo as demos
 from redrift.cli import sampling
 from redrift.cli.collage import collage
+from redrift.cli.density import density
 from redrift.cli.report import Device, Json, Report, Seed, Threads, plainly
 from redrift.pretrained import names, pretrained
 from redrift.process import SPACINGS
@@ -168,6 +169,7 @@ def demo(
 
 
 app.command()(collage)
+app.command()(density)
 
 
 def _version(show: bool) -> None:

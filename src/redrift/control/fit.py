@@ -240,7 +240,7 @@ def run(
     spent: float = 0.0,
 ) -> History:
     """Run a training to the end of its budget; arguments as `PIS.fit`."""
-    _budget(iterations, seconds)
+    check_budget(iterations, seconds)
     if resume and checkpoint is not None and Path(checkpoint).is_file():
         training.load(checkpoint, iterations)
     bar = _bar(iterations, progress)
@@ -265,7 +265,8 @@ def run(
     return history
 
 
-def _budget(iterations: int | None, seconds: float | None) -> None:
+def check_budget(iterations: int | None, seconds: float | None) -> None:
+    """Refuse a budget that is none, or two."""
     if (iterations is None) == (seconds is None):
         raise ValueError("give either iterations or seconds, and not both.")
     if iterations is not None:

@@ -193,6 +193,7 @@ class PIS:
             An iteration of match, am or bm: one evaluation of network and target gradient at `points`
             states; of kl, lv or tb: twice at batch * steps states.
         """
+        fitting.check_budget(iterations, seconds)
         recipe = replace(self.recipe, **options)
         if loss is not None:
             recipe = replace(recipe, phases=phases(loss))

@@ -1,10 +1,11 @@
 r"""PIS with resampling: paths that lead nowhere are dropped on the way, and weights stay unbiased.
 
-Between step k and the end a path is worth phi_k(x) = E[(mu / mu_0)(x_N) | x_k = x]. Resampling at step k
-by estimates $\hat\phi_k$ multiplies the weight by $\hat\phi_k / \hat\phi_j$ since the last time j and takes
-the rest back at the end, so E w = Z whatever the estimates. They are $(\mu/\mu_0)^{\beta_k}$ at the point
-itself with $\beta_k = 1 - c_k / c_0$ cubed: nothing at the start, exact at the end. Final HMC moves leave
-the target invariant and change no weight.
+From step k on a path is worth phi_k(x) = E[(mu / mu_0)(x_N) dP/dQ | x_k = x]. Resampling by a potential
+$\hat\phi_k$ multiplies weights by $\hat\phi_k / \hat\phi_j$ since the last time j and takes the rest back at
+the end, so E w = Z whatever the potentials. They are fitted on pilot paths of their own: least squares of
+what log w still gained after step k on a few functions of x_k. Where the fit leaves more than it
+explains, resampling would choose badly and is left out. HMC moves at the end leave the target
+invariant and change no weight.
 
 Paper: Particle Denoising Diffusion Sampler, arXiv:2402.06320, and Sequential Controlled Langevin
 Diffusions, arXiv:2412.07081, for resampling along learned samplers; the potential here is ours.
@@ -22,11 +23,12 @@ from torch import Tensor
 from redrift._core.errors import whole
 from redrift.control.buffer import search
 from redrift.control.objective import NetDrift
-from redrift.control.problem import Drift as _Drift
-from redrift.control.problem import Problem
+from redrift.control.problem import Drift, Problem
 from redrift.measure import Weights, resample
 from redrift.rollout import rollout
 from redrift.targets.base import push
+
+_WORTH, _FAR = 0.5, 1e4  # share of the variance that a potential may leave; its largest value
 
 if TYPE_CHECKING:
     from redrift.control.pis import PIS
@@ -39,7 +41,8 @@ def steered(
     *,
     below: float = 0.5,
     moves: int = 0,
-    blocks: int = 10,
+    blocks: int = 20,
+    pilot: int = 1000,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Weights]:
     """Draw n dependent samples of a fitted sampler with resampling along the path.
@@ -50,6 +53,7 @@ def steered(
         below: resample where the effective sample size falls below this share; 0 never does.
         moves: of HMC on the ends.
         blocks: places along the path where it may resample.
+        pilot: paths that the potentials are fitted on.
         generator: one, or None.
 
     Returns:
@@ -57,7 +61,7 @@ def steered(
         error of one run is not that of independent paths: repeat runs.
 
     Cost:
-        That of `PIS.sample`, and `moves` * 5 gradients.
+        That of `PIS.sample` for n + pilot samples, and `moves` * 5 gradients each.
 
     Example:
         >>> from redrift.control import PIS
@@ -69,8 +73,11 @@ def steered(
         raise ValueError(f"below must be in [0, 1], got {below}.")
     problem, dtype = pis.problem, pis.net.last.weight.dtype
     drift = NetDrift(problem, pis.net)
+    worth: Worth = {}
+    if below > 0:
+        worth = potentials(problem, drift, pilot, blocks, dtype=dtype, generator=generator)
     z, log_w = resampled_walk(
-        problem, drift, n, below=below, blocks=blocks, dtype=dtype, generator=generator
+        problem, drift, n, worth, below=below, dtype=dtype, generator=generator
     )
     if moves:
         g = torch.Generator().manual_seed(0) if generator is None else generator
@@ -78,30 +85,78 @@ def steered(
     return push(pis.loc, pis.scale, z), Weights(log_w)
 
 
+Worth = dict[int, Tensor]  # step -> coefficients of the potential
+
+
+def potentials(
+    problem: Problem,
+    drift: Drift,
+    n: int,
+    blocks: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    generator: torch.Generator | None = None,
+) -> Worth:
+    """Fit a potential at each of the steps where one is worth having."""
+    steps = problem.reference.steps
+    marks = sorted({steps * i // blocks for i in range(1, blocks)} - {0})
+    q, p = problem.kernels(drift)
+    x = problem.start(n, dtype=dtype, generator=generator)
+    gained, seen, last = torch.zeros(n, dtype=dtype), [], 0
+    for k in [*marks, steps]:
+        run = rollout(q[last:k], p[last:k], x, log_weight=gained, generator=generator)
+        x, gained, last = run.x, run.log_weight, k
+        seen.append((k, features(problem, x), gained.double()))
+    total = gained.double() + problem.log_ratio(x).double()
+    usable = torch.isfinite(total)
+    whole_variance = total[usable].var()
+    found: Worth = {}
+    for k, rows, sofar in seen[:-1]:
+        ok = usable & torch.isfinite(rows).all(1)
+        if int(ok.sum()) < 10 * rows.shape[1]:
+            continue
+        left = (total - sofar)[ok]
+        fit = torch.linalg.lstsq(rows[ok], left[:, None]).solution[:, 0]
+        if (left - rows[ok] @ fit).var() < _WORTH * whole_variance:
+            found[k] = fit
+    return found
+
+
+def features(problem: Problem, x: Tensor) -> Tensor:
+    """Return the functions of the state that potentials are made of (B, 4), float64."""
+    ratio, size = problem.log_ratio(x).double(), x.double().square().sum(-1)
+    return torch.stack([torch.ones_like(size), ratio, size, (1 + size).log()], 1)
+
+
 def resampled_walk(
     problem: Problem,
-    drift: _Drift,
+    drift: Drift,
     n: int,
+    worth: Worth,
     *,
     below: float = 0.5,
-    blocks: int = 10,
     dtype: torch.dtype = torch.float32,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Walk n paths with resampling: ends (n, dim) and log-weights (n,)."""
-    chain = problem.reference
+    """Walk n paths, resampled at the steps of `worth`: ends (n, dim) and log-weights (n,).
+
+    The potentials must not have been fitted on these paths.
+    """
+    steps = problem.reference.steps
     q, p = problem.kernels(drift)
     x = problem.start(n, dtype=dtype, generator=generator)
     log_w, taken = torch.zeros(n, dtype=dtype), torch.zeros(n, dtype=dtype)
-    marks = [chain.steps * i // blocks for i in range(blocks + 1)]
-    for a, b in itertools.pairwise(marks):
+    for a, b in itertools.pairwise([0, *sorted(worth), steps]):
         run = rollout(q[a:b], p[a:b], x, log_weight=log_w, generator=generator)
         x, log_w = run.x, run.log_weight
-        beta = (1 - float(chain.c[b] / chain.c[0])) ** 3
-        worth = beta * problem.log_ratio(x) if b < chain.steps else problem.log_ratio(x)
-        log_w, taken = log_w + worth - taken, worth
-        if b < chain.steps and float(Weights(log_w).ess) < below:
+        if b == steps:
+            return x, log_w + problem.log_ratio(x) - taken
+        # a potential beyond any weight would only repeat what the next one says
+        value = (features(problem, x) @ worth[b]).nan_to_num(-_FAR, _FAR, -_FAR)
+        value = value.clamp(-_FAR, _FAR).to(dtype)
+        log_w, taken = log_w + value - taken, value
+        if float(Weights(log_w).ess) < below:
             pick = resample(log_w, n, generator=generator)
             mean = log_w.logsumexp(0) - math.log(n)
             x, taken, log_w = x[pick], taken[pick], mean.expand(n).clone()
-    return x, log_w
+    raise AssertionError
