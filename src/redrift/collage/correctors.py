@@ -116,7 +116,9 @@ def corrected(
     rule = churned(plan.process, plan.rule, churn, plan.steps, low, high)
     if steps:
         rule = Corrected(rule, plan.wants, steps, float(size), float(low), float(high))
-    extra = [f"{steps} correctors"] * bool(steps) + [f"churn {churn:g}"] * bool(churn)
+    extra = [f"{steps} corrector{'s' * (steps > 1)}"] * bool(steps) + [f"churn {churn:g}"] * bool(
+        churn
+    )
     return Plan.build(
         plan.process, plan.times, rule, wants=plan.wants, order=plan.order, history=plan.history,
         name=f"{plan.name} with {' and '.join(extra)}" if extra else plan.name,

@@ -21,7 +21,7 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -270,11 +270,6 @@ def place(site: int, canvas: tuple[int, ...]) -> tuple[int, ...]:
         site, i = divmod(site, n)
         where.insert(0, i)
     return tuple(where)
-
-
-def reweigh(region: Region, weight: float) -> Region:
-    """Return the region at another weight."""
-    return replace(region, weight=weight)
 
 
 def _times(shape: Sequence[int]) -> str:
