@@ -32,7 +32,7 @@ from redrift.denoise import Denoiser
 from redrift.process import Process
 
 if TYPE_CHECKING:
-    from redrift.collage.denoiser import OverlapCond
+    from redrift.collage.groups import OverlapCond
 
 _TOLERANCE = 1e-9
 
