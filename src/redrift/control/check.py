@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +21,14 @@ _FORWARD_LIMIT, _DISAGREE = 0.01, 0.5
 
 class TrustWarning(UserWarning):
     """Say that weights or a sampler should not be trusted, and what to try."""
+
+
+class LogZ(NamedTuple):
+    """Hold an estimate of log Z, its standard error and the number of samples."""
+
+    value: float
+    error: float
+    n: int
 
 
 @dataclass(frozen=True)

@@ -9,49 +9,36 @@ Paper: Path Integral Sampler, arXiv:2111.15141.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from redrift._core.errors import whole
-from redrift._core.files import write_atomically
 from redrift.control import fit as fitting
+from redrift.control import store
 from redrift.control.annealed import Annealed, anneal, two_passes
-from redrift.control.check import Check, TrustWarning, judge
+from redrift.control.check import Check, LogZ, TrustWarning, judge
 from redrift.control.density import as_target, checked
 from redrift.control.nets import Control
 from redrift.control.objective import NetDrift, path_log_weight
 from redrift.control.problem import Problem
 from redrift.control.recipe import History, Recipe, phases
 from redrift.control.reference import reference_chain
-from redrift.control.store import read
 from redrift.measure import Weights
 from redrift.process import Brownian, Process
-from redrift.process.store import from_dict, to_dict
 from redrift.targets import Target
 from redrift.targets.base import Affine, inverse, push
 
 Function = Callable[[Tensor], Tensor]
-_FORMAT = "redrift-pis-1"
 _AUTO_VARIANCE = 2.0  # of the reference's end, in units of the target's own variance
 _AUTO = Recipe(refresh=250, own=0.5, search=2)
-
-
-class LogZ(NamedTuple):
-    """Hold an estimate of log Z, its standard error and the number of samples."""
-
-    value: float
-    error: float
-    n: int
 
 
 class PIS:
@@ -378,15 +365,8 @@ class PIS:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write network, coordinates and reference to a safetensors file, whole or not at all."""
-        tensors = {f"net.{k}": v.contiguous() for k, v in self.net.state_dict().items()}
-        tensors |= {"loc": self.loc.contiguous(), "scale": self.scale.contiguous()}
-        metadata = {
-            "format": _FORMAT,
-            "net": json.dumps(self.net.config),
-            "process": json.dumps(to_dict(self.process)),
-            "options": json.dumps({"power": self.power, "clip": self.clip, "dim": self.dim}),
-        }
-        write_atomically(path, lambda target: save_file(tensors, target, metadata))
+        options = {"power": self.power, "clip": self.clip, "dim": self.dim}
+        store.save(path, self.net, self.loc, self.scale, self.process, options)
 
     @classmethod
     def load(
@@ -403,21 +383,15 @@ class PIS:
             FileNotFoundError: if there is no such file.
             ValueError: if it is damaged or for another dimension.
         """
-        metadata, tensors = read(path, _FORMAT)
-        options, net = json.loads(metadata["options"]), json.loads(metadata["net"])
+        length, options, weights = store.load(path)
         known = isinstance(getattr(log_prob, "__self__", log_prob), Target) or dim is not None
-        target = as_target(log_prob, dim if known else options["dim"], score)
-        if target.dim != options["dim"]:
+        target = as_target(log_prob, dim if known else length, score)
+        if target.dim != length:
             raise ValueError(
-                f"{path} holds a sampler for dim = {options['dim']}, the density has {target.dim}."
+                f"{path} holds a sampler for dim = {length}, the density has {target.dim}."
             )
-        pis = cls(
-            target, reference=from_dict(json.loads(metadata["process"])), steps=net["steps"],
-            loc=tensors["loc"], scale=tensors["scale"], power=options["power"],
-            clip=options["clip"], width=net["width"], depth=net["depth"],
-            gradient=net["gradient"], spread=net["spread"], dtype=tensors["net.last.weight"].dtype,
-        )  # fmt: skip
-        pis.net.load_state_dict({k[4:]: v for k, v in tensors.items() if k[:4] == "net."})
+        pis = cls(target, **options)
+        pis.net.load_state_dict(weights)
         return pis
 
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
+
+from redrift._core.files import write_atomically
+from redrift.control.nets import Control
+from redrift.process import Process, from_dict, to_dict
+
+_FORMAT = "redrift-pis-1"
 
 
 def read(path: str | os.PathLike[str], form: str) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -32,3 +41,45 @@ def read(path: str | os.PathLike[str], form: str) -> tuple[dict[str, str], dict[
 def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the tensors whose names begin with a prefix, without it."""
     return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def save(
+    path: str | os.PathLike[str],
+    net: Control,
+    loc: Tensor,
+    scale: Tensor,
+    process: Process,
+    options: dict[str, Any],
+) -> None:
+    """Write a sampler: its network, coordinates, reference and options (power, clip, dim)."""
+    tensors = {f"net.{k}": v.contiguous() for k, v in net.state_dict().items()}
+    tensors |= {"loc": loc.contiguous(), "scale": scale.contiguous()}
+    metadata = {
+        "format": _FORMAT,
+        "net": json.dumps(net.config),
+        "process": json.dumps(to_dict(process)),
+        "options": json.dumps(options),
+    }
+    write_atomically(path, lambda target: save_file(tensors, target, metadata))
+
+
+def load(path: str | os.PathLike[str]) -> tuple[int, dict[str, Any], dict[str, Tensor]]:
+    """Return the dimension, the arguments of the sampler and the network's weights.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is damaged or of another format.
+    """
+    metadata, tensors = read(path, _FORMAT)
+    options, net = json.loads(metadata["options"]), json.loads(metadata["net"])
+    weights = part(tensors, "net.")
+    arguments: dict[str, Any] = {
+        "reference": from_dict(json.loads(metadata["process"])),
+        "loc": tensors["loc"],
+        "scale": tensors["scale"],
+        "power": options["power"],
+        "clip": options["clip"],
+        "dtype": weights["last.weight"].dtype,
+    }
+    arguments |= {k: net[k] for k in ("steps", "width", "depth", "gradient", "spread")}
+    return options["dim"], arguments, weights
