@@ -102,7 +102,8 @@ def density(
                     iterations, seconds=_seconds(fit_seconds, iterations), start=start,
                     particles=whole("particles", particles, least=2),
                     loss=None if loss is None else loss.split(","), check=False,
-                    checkpoint=checkpoint, resume=resume, progress=json != "-" and sys.stderr.isatty(), generator=g,
+                    checkpoint=checkpoint, resume=resume, generator=g,
+                    progress=json != "-" and sys.stderr.isatty(),
                 )  # fmt: skip
                 figures |= {"iterations": history.iterations, "fit_seconds": history.seconds}
                 if model is not None:
