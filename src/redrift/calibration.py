@@ -1,23 +1,36 @@
-r"""Time grids fitted by gradient: a plan's tables are differentiable in its times.
+r"""Plans fitted to a model by gradient: a plan's tables are differentiable in its times.
 
 The grid is a warp of a coordinate between fixed ends: the steps' shares of it are a softmax of free
 parameters, so the grid stays strictly decreasing. The loss mixes the mean log error with that of the
 worst tenth, because a fit to the mean alone buys the bulk with the tail.
+
+`calibrate` fits a plan to the user's own model, on its own trajectories, and judges it on others that
+took no part. `fit_grid` is its inner loop, and that of the fitted defaults (`training/best_plan.py`).
 
 Papers: LD3, arXiv:2405.15506, and S4S, arXiv:2502.17423, show that fitted grids pay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
+from redrift._core.errors import whole
+from redrift._core.linalg import apply
+from redrift._core.rng import Generators, normal
 from redrift.denoise import Denoiser
-from redrift.process import Process
-from redrift.solvers import Ask, Plan, walk
+from redrift.process import Process, ScalarProcess
+from redrift.process.grids import vp_time
+from redrift.solvers import Ask, Plan, plan_for, walk
+from redrift.solvers.bend import Bent
+from redrift.solvers.plan import CleanEnd
 from redrift.solvers.warp import warped
 
 Build = Callable[[Process, Tensor], Plan]
@@ -106,11 +119,320 @@ def fit_grid(
         loss = torch.stack(losses).mean()
         if float(loss.detach()) < lowest:
             best, lowest = current.detach().clone(), float(loss.detach())
-        optimiser.zero_grad()
-        loss.backward()
+        (free.grad,) = torch.autograd.grad(
+            loss, [free]
+        )  # the network's own gradients stay as they are
         torch.nn.utils.clip_grad_norm_([free], 1.0)
         optimiser.step()
         decay.step()
         if progress is not None:
             progress(i, float(loss.detach()))
     return best
+
+
+# ------------------------------------------------------------------ a user's own model
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Distances of a plan's samples to the exact flow's, from the same noise.
+
+    Attributes:
+        median: of the root mean square distance over coordinates, in units of the data.
+        p90: its 90th percentile.
+        mean: its mean.
+        flips: share of trajectories that end elsewhere: a fifth of the data's standard deviation away
+            or more, in another mode as a rule.
+    """
+
+    median: float
+    p90: float
+    mean: float
+    flips: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A plan fitted to a model, and how it compares on trajectories that took no part in the fit.
+
+    Attributes:
+        plan: the fitted plan, or the given one where the fit gained nothing on the held-out set.
+        before: errors of the given plan on held-out trajectories.
+        after: errors of `plan` on the same.
+        held_out: how many those are.
+        iterations: of the fit, until the validation set stopped improving.
+        evaluations: network evaluations spent on each trajectory of the fit, the reference included.
+        history: (iteration, validation loss) pairs.
+    """
+
+    plan: Plan
+    before: Errors
+    after: Errors
+    held_out: int
+    iterations: int
+    evaluations: int
+    history: tuple[tuple[int, float], ...] = dataclasses.field(repr=False)
+
+    @property
+    def gained(self) -> bool:
+        """Return whether the fitted plan is better on the held-out trajectories."""
+        return self.after != self.before
+
+
+_CHECK, _PATIENCE = 5, 8  # iterations between looks at the validation set; looks without a gain
+_FLIP = 0.2
+_ALLOWED = 0.01  # more trajectories that end elsewhere, at most: one in a hundred
+
+
+def calibrate(
+    model: Denoiser,
+    plan: Plan,
+    *,
+    shape: Sequence[int],
+    samples: int = 128,
+    budget: int | None = None,
+    cond: Mapping[str, Any] | None = None,
+    coefficients: bool = False,
+    tail: float = 0.5,
+    rate: float = 0.05,
+    reference: int | None = None,
+    batch_size: int | None = None,
+    progress: bool = False,
+    dtype: torch.dtype = torch.float32,
+    generator: Generators = None,
+) -> Calibration:
+    """Fit a plan's time grid to one model by gradient, and judge it on held-out trajectories.
+
+    Half of the trajectories are fitted, a quarter decides when to stop, and a quarter gives the
+    reported errors. Where the fitted plan is not better there (in the product of median and 90th
+    percentile, with at most one in a hundred more that end elsewhere), the given one is returned.
+
+    Args:
+        model: the denoiser whose flow is to be followed; its parameters do not change.
+        plan: deterministic; its ends and its evaluations stay.
+        shape: of one sample's data.
+        samples: trajectories in all, at least 8.
+        budget: most evaluations spent on each trajectory of the fit, the reference included; None
+            spends 100 runs of the plan.
+        cond: conditions of the network; tensors have a leading axis of `samples`.
+        coefficients: also fit one free coefficient per multistep row, which keeps all of its order
+            conditions but the last, see `solvers.bend`.
+        tail: weight of the worst tenth in the loss, 0 to 1.
+        rate: first learning rate of Adam.
+        reference: evaluations of the reference; None takes twenty times the plan's, at least 100.
+        batch_size: trajectories per gradient, drawn anew each time; None takes all.
+        progress: show a bar with the validation loss.
+        dtype: of the state.
+        generator: of the noise and the batches, or None.
+
+    Raises:
+        ValueError: for a stochastic plan, one of another process, fewer than 8 samples, or a budget
+            below the reference and one run.
+
+    Paper: LD3, arXiv:2405.15506 (grids); S4S, arXiv:2502.17423 (coefficients).
+
+    Cost: `budget` evaluations per trajectory, as many backward passes, and the memory of a run with
+    its graph for `batch_size` trajectories.
+    """
+    _check_plan(model, plan)
+    whole("samples", samples, least=8)
+    fine = reference if reference is not None else max(20 * plan.evaluations, 100)
+    spend = 100 * plan.evaluations + fine if budget is None else whole("budget", budget)
+    iterations = (spend - fine) // plan.evaluations
+    if iterations < 1:
+        raise ValueError(
+            f"budget={spend} is below the reference's {fine} evaluations and one run of "
+            f"{plan.evaluations}: raise it, or lower reference."
+        )
+    single = None if isinstance(generator, Sequence) else generator
+    process = plan.process
+    blocks = (process.k,) if process.k > 1 else ()
+    noise = normal((samples, *blocks, *shape), generator, dtype=dtype, device=model.device)
+    first = apply(process.root(plan.times[0].detach()), noise, process.modes)
+    cuts = (0, samples // 2, samples - samples // 4, samples)
+    with torch.no_grad():
+        last = _exact(model, plan, first, cond, fine)
+    parts = [
+        _Part(model, first[a:b], last[a:b], _select(cond, samples, a, b))
+        for a, b in zip(cuts, cuts[1:])
+    ]
+    fit = _Fit(plan, coefficients, rate, iterations, _FLIP * float(last.std()))
+    best, history, done = fit.run(parts[0], parts[1], tail, batch_size, single, progress)
+    before, after = (_errors(parts[2].error(p), fit.flip) for p in (plan, best))
+    if (
+        after.flips > before.flips + _ALLOWED
+        or after.median * after.p90 >= before.median * before.p90
+    ):
+        best, after = plan, before
+    spent = fine + done * plan.evaluations
+    return Calibration(best, before, after, samples // 4, done, spent, tuple(history))
+
+
+def _check_plan(model: Denoiser, plan: Plan) -> None:
+    if plan.stochastic or plan.rule is None:
+        raise ValueError(
+            "calibrate needs a deterministic plan made by a rule, such as rd.best_plan's."
+        )
+    if model.process != plan.process:
+        raise ValueError(
+            f"the model's process is {model.process} and the plan's is {plan.process}; build the "
+            "plan with model.process."
+        )
+
+
+def _select(cond: Mapping[str, Any] | None, samples: int, a: int, b: int) -> dict[str, Any]:
+    """Return the conditions of samples a to b - 1."""
+    out = dict(cond or {})
+    for name, value in out.items():
+        if isinstance(value, Tensor) and value.ndim and len(value) == samples:
+            out[name] = value[a:b]
+    return out
+
+
+def _exact(
+    model: Denoiser, plan: Plan, first: Tensor, cond: Mapping[str, Any] | None, evaluations: int
+) -> Tensor:
+    """Follow the flow finely between the plan's ends."""
+    times = plan.times.detach()
+    clean = isinstance(plan.rule, CleanEnd)
+    fine = plan_for(
+        plan.process, evaluations, solver="res", order=3, start=float(times[0]),
+        stop=float(times[-2] if clean else times[-1]), end="denoise" if clean else "min",
+    )  # fmt: skip
+    with model.begin(**(cond or {})) as run:
+        return follow(run, fine, first)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some of the trajectories, with their conditions."""
+
+    model: Denoiser
+    first: Tensor
+    last: Tensor
+    cond: dict[str, Any]
+
+    def error(self, plan: Plan) -> Tensor:
+        """Return each trajectory's distance, without gradients."""
+        with torch.no_grad():
+            return self.differentiable_error(plan, None)
+
+    def differentiable_error(self, plan: Plan, index: Tensor | None) -> Tensor:
+        """Return the distances of all trajectories, or of some, with gradients."""
+        with self.model.begin(**self.cond) as run:
+            first, last = self.first, self.last
+            if index is not None:
+                run.take(index)
+                first, last = first[index], last[index]
+            return distances(follow(run, plan, first), last)
+
+
+def _errors(error: Tensor, flip: float) -> Errors:
+    flips = float((error > flip).double().mean())
+    return Errors(float(error.median()), float(error.quantile(0.9)), float(error.mean()), flips)
+
+
+def _robust_loss(error: Tensor, tail: float) -> Tensor:
+    """Return the mean log error mixed with that of the worst tenth.
+
+    Unlike in `loss_of` the worst tenth enters by its logs too: among a user's few trajectories one
+    that changes its mode would otherwise be all that counts.
+    """
+    log = error.clamp_min(1e-12).log()
+    worst = log.topk(max(1, round(_TAIL * len(log)))).values.mean()
+    return (1 - tail) * log.mean() + tail * worst
+
+
+class _Fit:
+    """The free parameters of a plan and the loop that fits them."""
+
+    def __init__(
+        self, plan: Plan, coefficients: bool, rate: float, iterations: int, flip: float
+    ) -> None:
+        self.plan, self.iterations, self.flip = plan, iterations, flip
+        times = plan.times.detach()
+        self.clean = times[-1:] if isinstance(plan.rule, CleanEnd) else times[:0]
+        moved = times[: len(times) - len(self.clean)]
+        self.ends = (float(moved[0]), float(moved[-1]))
+        scalar = isinstance(plan.process, ScalarProcess)
+        place = (vp_time(plan.process.clock(moved)) if scalar else moved).sqrt()
+        self.free = [(place[:-1] - place[1:]).log().requires_grad_()]
+        if coefficients:
+            self.free.append(torch.zeros(len(moved) - 1, dtype=times.dtype, requires_grad=True))
+        self.optimiser = torch.optim.Adam(self.free, lr=rate, betas=(0.9, 0.95))
+        self.decay = torch.optim.lr_scheduler.ExponentialLR(
+            self.optimiser, 0.1 ** (1 / iterations)
+        )
+
+    def made(self) -> Plan:
+        """Return the plan of the current parameters, with gradients."""
+        plan, shares = self.plan, torch.softmax(self.free[0], 0)
+        times = torch.cat((warped(plan.process, shares, self.ends), self.clean))
+        return plan.rebuilt(times, self._rule(self.free[1] if len(self.free) > 1 else None))
+
+    def _rule(self, bends: Any) -> Any:  # noqa: ANN401
+        rule: Any = self.plan.rule
+        if bends is None:
+            return rule
+        if isinstance(rule, CleanEnd):
+            return dataclasses.replace(rule, rule=Bent(rule.rule, bends))
+        return Bent(rule, bends)
+
+    def frozen(self, name: str) -> Plan:
+        """Return the plan of the current parameters as plain data."""
+        with torch.no_grad():
+            times = self.made().times
+            bends = tuple(self.free[1].tolist()) if len(self.free) > 1 else None
+        plan = self.plan.rebuilt(times, self._rule(bends))
+        return plan.named(f"{plan.name}, {name}", plan.papers)
+
+    def _score(self, error: Tensor, tail: float) -> float:
+        """Return the loss, and for every hundredth that ends elsewhere a tenth more."""
+        return float(_robust_loss(error, tail)) + 10 * float((error > self.flip).double().mean())
+
+    def run(
+        self,
+        train: _Part,
+        check: _Part,
+        tail: float,
+        batch: int | None,
+        generator: torch.Generator | None,
+        progress: bool,
+    ) -> tuple[Plan, list[tuple[int, float]], int]:
+        """Fit; return the plan best on the validation part, its losses, and the iterations done."""
+        name = f"calibrated on {train.model.card.get('name', 'a model')}"
+        best, lowest, waited = self.plan, self._score(check.error(self.plan), tail), 0
+        history, done = [(0, lowest)], 0
+        with tqdm(total=self.iterations, disable=not progress, unit="iteration") as bar:
+            for i in range(1, self.iterations + 1):
+                index = _batch(len(train.first), batch, generator)
+                loss = _robust_loss(train.differentiable_error(self.made(), index), tail)
+                grads = torch.autograd.grad(loss, self.free)
+                for value, grad in zip(self.free, grads, strict=True):
+                    value.grad = (
+                        grad if math.isfinite(float(grad.sum())) else torch.zeros_like(grad)
+                    )
+                torch.nn.utils.clip_grad_norm_(self.free, 1.0)
+                self.optimiser.step()
+                self.decay.step()
+                done = i
+                bar.update()
+                if i % _CHECK and i < self.iterations:
+                    continue
+                found = self.frozen(name)
+                value = self._score(check.error(found), tail)
+                history.append((i, value))
+                bar.set_postfix(loss=f"{value:.3f}")
+                waited = 0 if value < lowest else waited + 1
+                if value < lowest:
+                    best, lowest = found, value
+                if waited == _PATIENCE:
+                    break
+        return best, history, done
+
+
+def _batch(count: int, size: int | None, generator: torch.Generator | None) -> Tensor | None:
+    """Return the indices of a batch, or None for all."""
+    if size is None or size >= count:
+        return None
+    return torch.randperm(count, generator=generator)[:size]

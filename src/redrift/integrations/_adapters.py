@@ -89,6 +89,7 @@ def denoiser(
     *,
     guidance: float = 1.0,
     negative_prompt: str = "",
+    **options: Any,  # noqa: ANN401
 ) -> Denoiser:
     """Turn a pipeline, or a network and its scheduler, into a `Denoiser`.
 
@@ -99,6 +100,7 @@ def denoiser(
         guidance: classifier-free guidance towards the prompt; 1 is none. For a pipeline with a text
             encoder, or DiT, whose null class is the last.
         negative_prompt: what guidance leads away from.
+        options: for its encoding, as in `prompt`.
 
     Returns:
         a denoiser of latents (B, C, H, W); conditions for a prompt come from `prompt`, pictures from
@@ -126,10 +128,15 @@ def denoiser(
     )  # fmt: skip
     if guidance == 1:
         return model
-    return Guided(model, guidance, _null(pipe, net, negative_prompt))
+    return Guided(model, guidance, _null(pipe, net, negative_prompt, options))
 
 
-def _null(pipe: Any, net: nn.Module, negative_prompt: str) -> dict[str, Any]:  # noqa: ANN401
+def _null(
+    pipe: Any,  # noqa: ANN401
+    net: nn.Module,
+    negative_prompt: str,
+    options: dict[str, Any],
+) -> dict[str, Any]:
     """Return the conditions of the unconditional call."""
     if type(net).__name__ == "DiTTransformer2DModel":
         return {"class_labels": net.config.num_embeds_ada_norm}  # pyright: ignore
@@ -138,7 +145,7 @@ def _null(pipe: Any, net: nn.Module, negative_prompt: str) -> dict[str, Any]:  #
             "guidance needs the conditions of the unconditional call: give the whole pipeline, or use "
             "rd.Guided(model, scale, null={...})."
         )
-    found = prompt(pipe, [negative_prompt])
+    found = prompt(pipe, [negative_prompt], **options)
     if not negative_prompt and getattr(pipe.config, "force_zeros_for_empty_prompt", False):
         return {name: torch.zeros_like(value) for name, value in found.items()}  # SDXL's rule
     return found

@@ -113,9 +113,7 @@ def shifted(config: Mapping[str, Any], times: Tensor, mu: float | None) -> Tenso
                 "use_dynamic_shifting=True needs mu=, which the pipeline computes from the picture's "
                 "size: pass it to set_timesteps, or set use_dynamic_shifting=False."
             )
-        kind = choose(
-            "time_shift_type", config.get("time_shift_type"), ("exponential", "linear")
-        )
+        kind = choose("time_shift_type", config.get("time_shift_type"), ("exponential", "linear"))
         shift = math.exp(mu) if kind == "exponential" else float(mu)
     return shift * times / (1 + (shift - 1) * times)
 

@@ -168,7 +168,9 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         self._clear()
 
     @classmethod
-    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:  # noqa: ANN401
+    def from_config(
+        cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any
+    ) -> Any:  # noqa: ANN401
         """Build from any scheduler's configuration; keyword arguments replace its entries.
 
         Args:
@@ -208,7 +210,11 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: if not exactly one is given, or it is not decreasing or out of range.
         """
-        given = {"num_inference_steps": num_inference_steps, "timesteps": timesteps, "sigmas": sigmas}
+        given = {
+            "num_inference_steps": num_inference_steps,
+            "timesteps": timesteps,
+            "sigmas": sigmas,
+        }
         chosen = [name for name, value in given.items() if value is not None]
         if len(chosen) != 1:
             raise ValueError(
@@ -251,7 +257,9 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
             return self._boundaries(list(value))
         times = [self._time_at(v) for v in value if v > 0]
         if value[-1] == 0:
-            return self._on(torch.tensor([*times, self.process.clean], dtype=torch.float64), "zero")
+            return self._on(
+                torch.tensor([*times, self.process.clean], dtype=torch.float64), "zero"
+            )
         return self._on(torch.tensor(times, dtype=torch.float64), "min")
 
     def _given_plan(self, name: str, value: Any) -> Plan:  # noqa: ANN401
@@ -356,6 +364,13 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
     # ------------------------------------------------------------------ the run
 
     @property
+    def plan(self) -> Plan:
+        """Return the plan of `set_timesteps`, to print, or to give to `rd.sample`."""
+        if self._program is None:
+            raise ValueError("call set_timesteps first: the plan depends on the budget.")
+        return self._program.plan
+
+    @property
     def step_index(self) -> int | None:
         """Return the index into `timesteps` of the next evaluation; None before the first."""
         return self._step_index
@@ -379,7 +394,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         self._step_index: int | None = None
         self._run, self._entered = Run(), None
 
-    def scale_model_input(self, sample: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401, ARG002
+    def scale_model_input(self, sample: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
         """Return the sample: plans keep it at the scale the network was trained on."""
         return sample
 
@@ -432,7 +447,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
     def _enter(self, timestep: float | Tensor) -> tuple[Program, int]:
         """Return the program and the index of this evaluation in it."""
         if self._program is None:
-            raise ValueError("call set_timesteps before step.")
+            raise ValueError("step was called before set_timesteps.")
         begin = self._begin_index or 0
         if self._step_index is None:
             whole("begin_index", begin, least=0, most=len(self._program) - 1)

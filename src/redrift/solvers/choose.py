@@ -127,7 +127,9 @@ def _give_order(solver: str, order: int | None, most: int, options: dict[str, An
     """Put the order among the options where the solver has one to choose."""
     if solver in _ORDERS:
         staged = _stages(solver, {**options, "order": 2}) > 1
-        options["order"] = _order(_ORDERS[solver] if staged and order is None else most, solver, order)
+        options["order"] = _order(
+            _ORDERS[solver] if staged and order is None else most, solver, order
+        )
     elif order not in (None, _FIXED.get(solver)):
         raise ValueError(f"{solver} has no order to choose, got order={order}; use deis or res.")
 

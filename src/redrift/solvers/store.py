@@ -16,6 +16,7 @@ from redrift._core.errors import choose
 from redrift._core.files import write_atomically
 from redrift.process import from_dict, to_dict
 from redrift.solvers.ancestral import Ancestral, ExponentialSDE
+from redrift.solvers.bend import Bent
 from redrift.solvers.churn import Churned
 from redrift.solvers.dpmpp import DPMpp
 from redrift.solvers.exprk import RungeKutta
@@ -29,6 +30,7 @@ _RULES: dict[str, Any] = {
     for rule in (
         Adams,
         Ancestral,
+        Bent,
         CholeskyAdams,
         Churned,
         CleanEnd,
