@@ -50,6 +50,7 @@ class Training:
         recipe: how.
         generator: of everything random; advanced.
         ends: samples of the target in the problem's coordinates (M, dim), or None.
+        coordinates: tensors that a checkpoint keeps along.
     """
 
     def __init__(
@@ -59,7 +60,9 @@ class Training:
         recipe: Recipe,
         generator: torch.Generator,
         ends: Tensor | None = None,
+        coordinates: dict[str, Tensor] | None = None,
     ) -> None:
+        self.coordinates = coordinates or {}
         self.problem, self.net, self.recipe, self.generator = problem, net, recipe, generator
         self.average = copy.deepcopy(net).requires_grad_(False)
         weight = net.last.weight
@@ -180,6 +183,7 @@ class Training:
             tensors |= {f"adam.{i}.{k}": v for k, v in state.items()}
         tensors |= {"share": self.share.detach(), "constant": self.constant.detach()}
         tensors["generator"] = self.generator.get_state()
+        tensors |= {f"at.{k}": v for k, v in self.coordinates.items()}
         if self.ends is not None:
             tensors["ends"] = self.ends
         tensors |= self.pool.tensors()
@@ -263,6 +267,13 @@ def run(
     _keep(training, checkpoint, iterations)
     history.iterations, history.seconds = training.iteration, time.process_time() - began
     return history
+
+
+def coordinates(path: str | os.PathLike[str] | None) -> dict[str, Tensor]:
+    """Return the tensors that a checkpoint keeps along; none where there is no file yet."""
+    if path is None or not Path(path).is_file():
+        return {}
+    return part(read(path, _FORMAT)[1], "at.")
 
 
 def check_budget(iterations: int | None, seconds: float | None) -> None:

@@ -171,10 +171,8 @@ class PIS:
 
         Raises:
             ValueError: for bad arguments, or a log_prob that returns what is no log-density.
-            NumericalError: if training stops being finite.
-
-        Warns:
-            TrustWarning: if the result should not be trusted.
+            NumericalError: if training stops being finite. A `TrustWarning` says if the result
+                should not be trusted.
 
         Cost:
             An iteration of match, am or bm: one evaluation of network and target gradient at `points`
@@ -187,9 +185,14 @@ class PIS:
         began = time.process_time()
         g = _child() if generator is None else generator
         self._probe(needs_score=self.net.gradient or recipe.bridged)
-        ends = self._ends(recipe, buffer, particles, start, g)
+        at = fitting.coordinates(checkpoint) if resume else {}
+        if at:
+            self.loc, self.scale, self.measured = at["loc"], at["scale"], True
+        ends = None if at else self._ends(recipe, buffer, particles, start, g)
         spent = time.process_time() - began
-        training = fitting.Training(self.problem, self.net, recipe, g, ends)
+        training = fitting.Training(
+            self.problem, self.net, recipe, g, ends, {"loc": self.loc, "scale": self.scale}
+        )
         history = fitting.run(
             training, iterations=iterations, seconds=seconds, checkpoint=checkpoint, every=every,
             resume=resume, progress=progress, callback=callback, spent=spent,
@@ -311,7 +314,7 @@ class PIS:
 
         Args:
             samples: of the target (M, dim), exact ones for a bound.
-            generator: of the bridges.
+            generator: of the bridges back from them.
         """
         log_w = self.path_log_weight(samples, generator=generator)
         n = len(log_w)
@@ -324,9 +327,7 @@ class PIS:
         """Return log w (M,) of paths of the reference that end in the given samples (M, dim)."""
         problem, dtype = self.problem, self.net.last.weight.dtype
         if samples.ndim != 2 or samples.shape[1] != self.dim:
-            raise ValueError(
-                f"samples has shape {tuple(samples.shape)}, expected (M, {self.dim})."
-            )
+            raise ValueError(f"samples is {tuple(samples.shape)}, expected (M, {self.dim}).")
         ends = inverse(self.loc, self.scale, samples.double()).to(dtype)
         found = []
         for part in ends.split(2000):
@@ -344,7 +345,7 @@ class PIS:
         """Judge the sampler by its own weights and by samples it did not make.
 
         Its own weights cannot see a mode that it never visits; paths that end in other samples can.
-        Without `samples` the annealed chains of `fit` serve, or new ones are run.
+        Without `samples` the annealed chains of `fit` serve, or new ones.
 
         Args:
             samples: of the target, from anywhere (M, dim).

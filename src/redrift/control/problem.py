@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -52,9 +52,6 @@ class Problem:
     dim: int
     reference: Reference
     clip: float = 100.0
-    _tables: dict[torch.dtype, tuple[list[float], list[float], list[float]]] = field(
-        default_factory=dict
-    )
 
     def ratio_score(self, z: Tensor) -> Tensor:
         """Return the gradient of log(mu / mu_0), that of log mu clipped in norm."""
