@@ -124,7 +124,7 @@ def clocked(call, repeats):
 
 
 @torch.no_grad()
-def step_costs(model, pieces, repeats=5):
+def step_costs(model, pieces, repeats=3):
     """Return the seconds of one step, and of its windows and overlaps as two plain batches."""
     graph = chain((3, WIDTH, WIDTH), pieces, LAP)
     collaged = graph.denoiser(model, max_batch=16)

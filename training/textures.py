@@ -41,8 +41,9 @@ CARD = dict(
     "RGB in [-1, 1]; crops are 16, 24 or 32 high and wide, square or not",
     source="skimage.data: " + ", ".join(picture for picture, _ in PICTURES.values()),
     labels=list(PICTURES),
-    licence="Weights: Apache-2.0, like the library. The pictures are CC0 or in the public domain, "
-    "as skimage/data/README.txt says.",
+    licence="Weights: Apache-2.0, like the library. Of the pictures, grass, gravel, brick and chelsea "
+    "are CC0, the Hubble field is in the public domain, and the tissue has no known restrictions, as "
+    "the documentation of skimage.data says.",
 )
 
 

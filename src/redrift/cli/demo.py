@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from redrift.cli import demo_collage
 from redrift.cli.pictures import grid, save_picture, stack
 from redrift.cli.report import Report
 from redrift.cli.sampling import defects
@@ -39,7 +40,10 @@ def run(report: Report, out: Path, *, quick: bool) -> None:
         n = 10 if quick else _MODELS[name]
         errors[name] = _compare(report, name, n, out / f"{name}.png")
         report.print(f"{name}: {time.perf_counter() - started:.1f} s\n")
-    report.finish(model=list(errors), evaluations=_BUDGET, plan=list(_PLANS), errors=errors)
+    collage = demo_collage.run(report, out, quick=quick)
+    report.finish(
+        model=list(errors), evaluations=_BUDGET, plan=list(_PLANS), errors=errors, collage=collage
+    )
 
 
 def _compare(report: Report, name: str, n: int, path: Path) -> dict[str, dict[str, float]]:
