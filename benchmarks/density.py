@@ -3,8 +3,9 @@
 For each: the error of log Z over replicates of 2000 samples (the protocol of the path integral sampler's
 table), its bias and spread, ELBO gap, ESS, the forward ESS of paths that end in exact samples (near 0
 where a mode is missing), total variation of the modes' shares, sliced Wasserstein distance after
-resampling beside its own floor (exact against exact), and milliseconds for 1000 weighted draws once
-trained, with the evaluations of the density for each: what counts where it is dear. Annealed methods have no training: they are run anew for each replicate, at their own cost.
+resampling beside its own floor (exact against exact), milliseconds for 1000 weighted draws once trained,
+and evaluations of the density for each draw: what counts where it is dear. Annealed methods have no
+training: they are run anew for each replicate, at their own cost.
 
 Published rows are quoted for their log Z errors alone: budgets and networks differ.
 """
