@@ -6,6 +6,7 @@ A `Process` says what noise does to data, a `Denoiser` predicts on it, a `Plan` 
 
 from redrift import collage, control, denoise, process, solvers, targets
 from redrift._core.errors import NumericalError
+from redrift.calibration import calibrate
 from redrift.control import PIS
 from redrift.denoise import Denoiser, Guided, load, save
 from redrift.pretrained import pretrained
@@ -59,6 +60,7 @@ __all__ = [
     "SubVP",
     "TableProcess",
     "best_plan",
+    "calibrate",
     "collage",
     "control",
     "ddim",

@@ -13,6 +13,7 @@ Papers: LD3, arXiv:2405.15506, and S4S, arXiv:2502.17423, show that fitted grids
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -254,7 +255,7 @@ def calibrate(
         last = _exact(model, plan, first, cond, fine)
     parts = [
         _Part(model, first[a:b], last[a:b], _select(cond, samples, a, b))
-        for a, b in zip(cuts, cuts[1:])
+        for a, b in itertools.pairwise(cuts)
     ]
     fit = _Fit(plan, coefficients, rate, iterations, _FLIP * float(last.std()))
     best, history, done = fit.run(parts[0], parts[1], tail, batch_size, single, progress)

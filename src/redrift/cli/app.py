@@ -11,6 +11,7 @@ from rich.table import Table
 from redrift import __version__
 from redrift.cli import demo as demos
 from redrift.cli import sampling
+from redrift.cli.calibrate import calibrate
 from redrift.cli.collage import collage
 from redrift.cli.density import density
 from redrift.cli.report import Device, Json, Report, Seed, Threads, plainly
@@ -56,6 +57,12 @@ def sample(
         float | None,
         typer.Option(help="Choose the steps by this error per step instead; three-stage RES."),
     ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            help="A saved plan, such as a calibrated one, in place of the solver options."
+        ),
+    ] = None,
     reference: Annotated[
         int | None, typer.Option(help="Also run a reference of that many evaluations: the defect.")
     ] = None,
@@ -75,7 +82,8 @@ def sample(
     report = Report(json, seed, threads, device, (out, save))
     sampling.run(
         report, model, steps=steps, solver=solver, order=order, spacing=spacing, n=n, label=label,
-        guidance=guidance, batch_size=batch_size, tol=tol, reference=reference, out=out, save=save,
+        guidance=guidance, batch_size=batch_size, tol=tol, plan_file=plan,
+        reference=reference, out=out, save=save,
     )  # fmt: skip
 
 
@@ -169,6 +177,7 @@ def demo(
 
 
 app.command()(collage)
+app.command()(calibrate)
 app.command()(density)
 
 

@@ -16,9 +16,9 @@ from redrift.cli.pictures import grid, save_picture
 from redrift.cli.report import Report
 from redrift.denoise import Denoiser, Guided, Wrapper, load
 from redrift.pretrained import names, pretrained
-from redrift.process import Level, timegrid
+from redrift.process import Level, Process, timegrid
 from redrift.sampling import sample
-from redrift.solvers import plan_for, res
+from redrift.solvers import Plan, plan_for, res
 
 
 def open_model(name: str) -> Denoiser:
@@ -68,6 +68,25 @@ class _Counter(Wrapper):
         return self.model.predict(z, level)
 
 
+def _plan(
+    process: Process,
+    file: Path | None,
+    steps: int,
+    solver: str | None,
+    order: int | None,
+    spacing: str | None,
+    tol: float | None,
+) -> Plan:
+    """Return the plan that the options ask for; under a tolerance, the one that gives its ends."""
+    if file is not None:
+        if solver or order or spacing or tol is not None:
+            raise ValueError("--plan brings its own solver and grid: leave the others out.")
+        return Plan.load(str(file))
+    if tol is not None:
+        return res(process, timegrid(process, 12, spacing), order=3)
+    return plan_for(process, steps, solver=solver, order=order, spacing=spacing)
+
+
 def run(
     report: Report,
     name: str,
@@ -81,6 +100,7 @@ def run(
     guidance: float,
     batch_size: int | None,
     tol: float | None,
+    plan_file: Path | None,
     reference: int | None,
     out: Path | None,
     save: Path | None,
@@ -94,11 +114,9 @@ def run(
         if label is None:
             raise ValueError("guidance sharpens a class: give --label too.")
         model = Guided(model, guidance, null={"label": model.card["classes"]})
+    plan = _plan(model.process, plan_file, steps, solver, order, spacing, tol)
     if tol is None:
-        plan = plan_for(model.process, steps, solver=solver, order=order, spacing=spacing)
         report.print(str(plan))
-    else:
-        plan = res(model.process, timegrid(model.process, 12, spacing), order=3)
     shape = (n, *model.card["shape"])
     options: dict[str, Any] = {"shape": shape, "cond": cond, "batch_size": batch_size}
     show = report.console.is_terminal

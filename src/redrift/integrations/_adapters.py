@@ -190,11 +190,16 @@ def prompt(pipe: Any, prompts: Sequence[str], **options: Any) -> dict[str, Tenso
         options.setdefault("num_images_per_prompt", 1)
     with torch.no_grad():
         text, *rest = pipe.encode_prompt(texts, **options)
-    found = {"encoder_hidden_states": text}
+    return _named(net, text, rest)
+
+
+def _named(net: Any, text: Tensor, rest: list[Any]) -> dict[str, Tensor]:  # noqa: ANN401
+    """Return what a pipeline's `encode_prompt` gave under the network's names."""
+    kind, found = type(net).__name__, {"encoder_hidden_states": text}
     if kind == "FluxTransformer2DModel":
         found["pooled_projections"] = rest[0]
-        if net.config.guidance_embeds:  # pyright: ignore
-            found["guidance"] = torch.full((len(texts),), 3.5, device=text.device)
+        if net.config.guidance_embeds:
+            found["guidance"] = torch.full((len(text),), 3.5, device=text.device)
     elif kind == "SD3Transformer2DModel":
         found["pooled_projections"] = rest[1]
     elif kind == "PixArtTransformer2DModel":

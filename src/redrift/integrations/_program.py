@@ -12,6 +12,7 @@ operations, and none of them waits for the device.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -229,7 +230,7 @@ def enter(program: Program, i: int) -> Program:
 def _singles(plan: Plan, levels: Sequence[Level]) -> list[Row]:
     """Return steps of order 1 between levels; two equal ones make a step that stays."""
     rows: list[Row] = []
-    for here, there in zip(levels, levels[1:]):
+    for here, there in itertools.pairwise(levels):
         if torch.equal(here.t, there.t):
             one = torch.ones_like(here.signal)
             rows.append(Row(here, here, (here,), (one, one), ((), (None,))))

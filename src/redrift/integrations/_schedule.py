@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -138,7 +139,7 @@ def decreasing(name: str, values: Sequence[float]) -> list[float]:
         ValueError: if they are empty, not finite or not strictly decreasing.
     """
     found = [float(v) for v in values]
-    for a, b in zip(found, found[1:]):
+    for a, b in itertools.pairwise(found):
         if not b < a:
             raise ValueError(
                 f"{name} must decrease strictly, but {a:g} is followed by {b:g}: sort them from noise "

@@ -49,7 +49,7 @@ def clip(kind=T.CLIPTextModel):
             bos_token_id=0,
             eos_token_id=1,
             pad_token_id=1,
-        )  # fmt: skip
+        )
     )
 
 

@@ -54,7 +54,7 @@ THEIRS = {
             timestep_spacing="trailing",
             rescale_betas_zero_snr=True,
             prediction_type="v_prediction",
-        ),  # fmt: skip
+        ),
         dict(solver="dpmpp", order=1, spacing="trailing", end="zero"),
     ),
     "DPM++ 2M": (
@@ -132,7 +132,7 @@ def mixture(process, dim=4):
 
 
 @pytest.mark.parametrize("options", MADE, ids=lambda o: "-".join(map(str, o.values())))
-@pytest.mark.parametrize("budget, predicts", [(10, "epsilon"), (25, "v_prediction")])
+@pytest.mark.parametrize(("budget", "predicts"), [(10, "epsilon"), (25, "v_prediction")])
 def test_its_steps_are_those_of_sample(options, budget, predicts):
     scheduler = PlanScheduler(prediction_type=predicts, **options)
     scheduler.set_timesteps(budget)
@@ -149,7 +149,9 @@ def test_its_steps_are_those_of_sample(options, budget, predicts):
     assert (found - exact).abs().max() < 1e-11
 
 
-@pytest.mark.parametrize("solver, order", [("deis", 3), ("res", 2), ("res", 3), ("rho_rk", None)])
+@pytest.mark.parametrize(
+    ("solver", "order"), [("deis", 3), ("res", 2), ("res", 3), ("rho_rk", None)]
+)
 def test_a_plan_keeps_its_order_through_the_scheduler(solver, order):
     errors = []
     model = mixture(PlanScheduler().process, 3)
@@ -335,7 +337,7 @@ def _fresh(scheduler):
 
 
 @pytest.mark.parametrize(
-    "make, message",
+    ("make", "message"),
     [
         (lambda: PlanScheduler(prediction_type="epsilonn"), "prediction_type='epsilonn'"),
         (lambda: PlanScheduler(beta_schedule="laplace"), "beta_schedule='laplace'"),
