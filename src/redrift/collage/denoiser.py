@@ -74,9 +74,11 @@ class Collage(Denoiser):
         return self._limit[0]
 
     def to(self, device: torch.device | str) -> Self:
-        """Move the pieces' networks and return self."""
+        """Move the pieces' networks and the graph's tables, and return self."""
         for group in self.groups:
             group.model.to(device)
+            group.index, group.weight = group.index.to(device), group.weight.to(device)
+            group.told = {name: table.to(device) for name, table in group.told.items()}
         self.device = torch.device(device)
         return self
 
