@@ -17,7 +17,7 @@ from torch import Tensor
 
 import redrift as rd
 
-Denoise = Callable[[Tensor, float], Tensor]
+Denoise = Callable[[Tensor, float | Tensor], Tensor]
 F64 = torch.float64
 HARD = dict(K=16, d=8, low=0.02, high=0.15)
 SMOOTH = dict(K=4, d=8, low=0.15, high=0.35)
@@ -93,8 +93,8 @@ class Exact(rd.Denoiser):
         super().__init__(denoise, process, "x0")
 
     def predict(self, z, level):
-        signal, root = float(level.signal), float(level.root)
-        return self.net(z / signal, root / signal)
+        signal, root = level.signal.reshape(()), level.root.reshape(())
+        return self.net(z / signal, root / signal)  # tensors, for the gradients of a calibration
 
 
 @dataclass(eq=False)
@@ -230,7 +230,7 @@ def empirical(groups: int, samples: int, screen: int | None, name: str) -> Probl
     oracle, top = rd.denoise.Empirical(images, process), widest(process)
 
     def denoise(x: Tensor, rho: float) -> Tensor:
-        return oracle.posterior(x, torch.tensor(rho**-2, dtype=F64))
+        return oracle.posterior(x, torch.as_tensor(rho, dtype=F64) ** -2)
 
     g = torch.Generator().manual_seed(SEEDS[0])
     clean = oracle.sample(groups * samples, generator=g)

@@ -4,9 +4,7 @@ The numerical defect of a sample is the root mean square over its coordinates of
 fine float64 solution from the same noise. For each budget of evaluations: its median, its 90th
 percentile, and the share of samples that end in another mode (defect above 0.1), on exact mixtures
 of a hard and a smooth kind (fresh seeds, VP and EDM), on the exact denoiser of scikit-learn's
-digits and on the shipped networks; then the Frechet distance of the networks' samples to real ones
-beside that of real ones to real ones. The colour network's needs REDRIFT_CIFAR10, the path of a
-parquet file with the columns `img` and `label`.
+digits and on the shipped networks. What the samples look like is the benchmark `frechet`.
 
 Figures over seeds are geometric means. "best" is the configuration of diffusers with the smallest
 figure over all seeds; "oracle" picks it anew for every seed, after the fact; "best by spacing" leaves
@@ -17,20 +15,12 @@ above 1, redrift is nearer.
 """
 
 import functools
-import io
 import math
-import os
 import time
-from pathlib import Path
-
-import torch
-from torch import Tensor
 
 import redrift as rd
 from benchmarks import _peers as peers
 from benchmarks import _problems as problems
-from redrift.metrics import frechet, frechet_floor
-from redrift.metrics.frechet import halves
 
 BUDGETS = (5, 6, 8, 9, 10, 12, 15, 20, 30, 50)
 QUICK = (6, 10, 15, 20)
@@ -81,7 +71,6 @@ LEADING = (
     *("best_plan", "DDIM", "DEIS 2", "DEIS 3", "DEIS 4", "DEIS 2 in logrho"),
     *("RES 2S", "RES 3S", "DPM++ 2M", "DPM++ 2S"),
 )
-FRECHET_PLANS = ("best_plan", "DDIM", "DEIS 3", "RES 2S")
 
 
 # ------------------------------------------------------------------ one method on one problem
@@ -97,16 +86,20 @@ def plan(process, budget: int, options: dict | None) -> rd.Plan:
 
 def ours(problem: problems.Problem, budget: int, options: dict | None) -> dict:
     """Return the figures of one plan, or why it has none."""
-    process = problem.model.process
     try:
-        made = plan(process, budget, options)
-        here, there = (process.level(made.times[i]) for i in (0, -1))
-        signal, rho = float(here.signal), float(here.root / here.signal)
-        x = signal * problem.reference.at(rho)
-        device = problem.model.device
-        x = rd.sample(problem.model, made, x=x, cond=problem.cond, device=device)
+        return ours_with(problem, plan(problem.model.process, budget, options))
     except (AttributeError, TypeError, ValueError, rd.NumericalError) as error:
         return {"failure": f"{type(error).__name__}: {error}"[:160]}
+
+
+def ours_with(problem: problems.Problem, made: rd.Plan) -> dict:
+    """Return the figures of a plan."""
+    process = problem.model.process
+    here, there = (process.level(made.times[i]) for i in (0, -1))
+    signal, rho = float(here.signal), float(here.root / here.signal)
+    x = signal * problem.reference.at(rho)
+    device = problem.model.device
+    x = rd.sample(problem.model, made, x=x, cond=problem.cond, device=device)
     rho = float(there.root / there.signal)
     figures = problems.summary(problem.errors(x / float(there.signal), rho))
     return {"evaluations": made.evaluations, **figures}
@@ -214,18 +207,12 @@ def run(quick: bool) -> dict:
     names = [n for n in problems.NAMES if n != "cifar10" or "cifar10" in shipped()]
     if quick:
         names = ["hard-vp", "hard-edm", "digits-empirical", "digits"]
-    result: dict = {"budgets": list(budgets), "problems": {}, "frechet": {}}
+    result: dict = {"budgets": list(budgets), "problems": {}}
     for name in names:
         start = time.perf_counter()
         result["problems"][name] = compare(name, budgets, quick)
         print(f"{name}: {time.perf_counter() - start:.0f} s\n{table(result, name)}", flush=True)
         cached(name, quick).__dict__.pop("reference", None)
-    for name in ("digits", "cifar10"):
-        start = time.perf_counter()
-        found = frechet_table(name, quick)
-        if found:
-            result["frechet"][name] = found
-            print(f"Frechet distance, {name}: {time.perf_counter() - start:.0f} s", flush=True)
     return result
 
 
@@ -317,98 +304,6 @@ def table(result: dict, name: str) -> str:
     for budget, best in zip(budgets, found["best"]):
         lines.append(f"  {budget:3d}  " + " | ".join(best["config"][f] for f in SHOWN))
     return "\n".join(lines)
-
-
-# ------------------------------------------------------------------ Frechet distance
-
-
-def frechet_table(name: str, quick: bool) -> dict | None:
-    """Return Frechet distances over the features of the shipped classifier, with a floor."""
-    if name not in shipped() or (name == "cifar10" and quick):
-        return None
-    real = real_pictures(name)
-    if real is None:
-        return None
-    import importlib
-
-    features = importlib.import_module("redrift.pretrained").classifier(name).features
-    model = rd.pretrained(name)
-    images, labels = real
-    half = 400 if quick else len(images) // 2
-    budgets = (10,) if quick else (5, 10, 20)
-    g = torch.Generator().manual_seed(problems.SEEDS[0])
-    picks = [halves(len(images), half, labels, generator=g)[0] for _ in range(4)]
-    noise, label = torch.randn(half, *model.card["shape"], generator=g), labels[picks[0]]
-
-    def distance(found: Tensor) -> float:
-        return rounded(mean([frechet(found, images[pick], features) for pick in picks]))
-
-    floor = frechet_floor(images, features, size=half, strata=labels, generator=g)
-    out: dict = {"samples": half, "budgets": list(budgets), "floor": rounded(floor)}
-    out["redrift"] = {
-        plan_name: [distance(drawn(model, noise, label, b, PLANS[plan_name])) for b in budgets]
-        for plan_name in FRECHET_PLANS
-        if PLANS[plan_name] is not None or hasattr(rd, "best_plan")
-    }
-    out["diffusers"] = {}
-    for config_name in frechet_configs(name, quick):
-        config = next(c for c in peers.configs() if c.name == config_name)
-        rows = [imitated(model, noise, label, b, config) for b in budgets]
-        out["diffusers"][config_name] = [None if x is None else distance(x) for x in rows]
-    out["converged"] = distance(drawn(model, noise, label, 60, dict(solver="deis", order=3)))
-    return out
-
-
-def frechet_configs(name: str, quick: bool) -> list[str]:
-    """Return the configurations worth sampling: the defaults, and the winners of the defect."""
-    wanted = ["DDIM, leading, to zero", "DPM++2M, linspace, to zero"]
-    wanted += ["UniPC2 bh2, linspace, to zero", "DEIS2, linspace"]
-    if not quick:
-        best = [
-            diffusers_best(name, b)["config"] for b in (5, 10, 20) if b == 10 or name == "digits"
-        ]
-        wanted += [b[figure] for b in best for figure in SHOWN]
-    return list(dict.fromkeys(wanted))
-
-
-def real_pictures(name: str) -> tuple[Tensor, Tensor] | None:
-    """Return real pictures in [-1, 1] and their labels, or None where they are not at hand."""
-    if name == "digits":
-        images, labels = problems.digits()
-        return images.float(), labels
-    path = os.environ.get("REDRIFT_CIFAR10")
-    if not path:
-        return None
-    import numpy as np
-    import pyarrow.parquet as pq
-    from PIL import Image
-
-    table = pq.read_table(Path(path), columns=["img", "label"]).slice(0, 1000)
-    files = [io.BytesIO(row["bytes"]) for row in table["img"].to_pylist()]
-    pixels = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return images, torch.tensor(table["label"].to_pylist())
-
-
-def drawn(model, noise: Tensor, label: Tensor, budget: int, options: dict | None) -> Tensor:
-    """Sample pictures by a plan."""
-    made = plan(model.process, budget, options)
-    x = rd.sample(model, made, x=noise, cond={"label": label}, batch_size=200)
-    return (x / float(model.process.signal(made.times[-1]))).clamp(-1, 1)
-
-
-@torch.no_grad()
-def imitated(model, noise: Tensor, label: Tensor, budget: int, config) -> Tensor | None:
-    """Sample pictures by a scheduler of diffusers from the same noise."""
-    process = model.process
-
-    def denoise(x: Tensor, rho: float) -> Tensor:
-        t = process.unclock(torch.tensor(-math.log(rho), dtype=torch.float64))
-        z = x * process.alpha(t)
-        return torch.cat([model.x0(a, t, label=b) for a, b in zip(z.split(200), label.split(200))])
-
-    found = peers.drive(config, denoise, lambda rho: noise.double() / peers.alpha(rho), budget)
-    return None if found.x is None else found.x.clamp(-1, 1).float()
 
 
 # ------------------------------------------------------------------ the picture

@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+import redrift as rd
 from redrift.nn import EMA
 
 T_MIN, T_MAX = 1e-3, 1.0
@@ -171,6 +172,7 @@ def options(name: str, seconds: float, description: str | None) -> argparse.Argu
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--device", default="cpu")
     p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--start", default=None, help="shipped model or model file to go on from")
     return p
 
 
@@ -193,6 +195,7 @@ class Run:
     seconds: float = 0.0
     history: list[dict] = field(default_factory=list)
     task: VPTask = field(default_factory=VPTask)
+    before: dict = field(default_factory=dict)
 
     @property
     def progress(self) -> float:
@@ -207,22 +210,35 @@ class Run:
         return self.args.rate * up * (0.5 + 0.5 * math.cos(math.pi * self.progress))
 
     def resume(self) -> None:
-        """Take over the checkpoint in the run's folder, if there is one."""
+        """Take over the checkpoint in the run's folder, if there is one, or the weights to go on from."""
         path = self.args.out / "checkpoint.pt"
         if not path.exists():
-            return
+            return self.start()
         state = torch.load(path, map_location=self.args.device, weights_only=True)
         if state["config"] != self.net.config or state["batch"] != self.args.batch:
             raise ValueError(f"{path} is of another net or batch: choose another --out")
         for part in ("net", "ema", "optimiser"):
             getattr(self, part).load_state_dict(state[part])
         self.step, self.seconds, self.history = (state[k] for k in ("step", "seconds", "history"))
+        self.before = state.get("before", {})
         print(f"resumed {path} at step {self.step}, {self.seconds:.0f} s", file=sys.stderr)
+
+    def start(self) -> None:
+        """Take over the weights of a shipped model, or of a file, and what its card says was seen."""
+        if self.args.start is None:
+            return
+        model = (rd.load if Path(self.args.start).suffix else rd.pretrained)(self.args.start)
+        if model.net.config != self.net.config:
+            raise ValueError(f"{self.args.start} is of another net: {model.net.config}")
+        for net in (self.net, self.ema.net):
+            net.load_state_dict(model.net.state_dict())
+        seen = ("images", "seconds", "loss", "hardware")
+        self.before = {key: model.card.get(key) for key in seen}
 
     def save(self) -> None:
         """Write checkpoint, average and losses to the run's folder."""
         out, state = self.args.out, dict(config=self.net.config, batch=self.args.batch)
-        state |= {k: getattr(self, k) for k in ("step", "seconds", "history")}
+        state |= {k: getattr(self, k) for k in ("step", "seconds", "history", "before")}
         state |= {k: getattr(self, k).state_dict() for k in ("net", "ema", "optimiser")}
         _atomically(lambda p: torch.save(state, p), out / "checkpoint.pt")
         write_weights(self.ema.net, out / "ema.safetensors")
@@ -237,7 +253,8 @@ class Run:
             parameters=sum(p.numel() for p in self.net.parameters()),
             steps=self.step,
             batch=args.batch,
-            images=self.step * args.batch,
+            images=self.step * args.batch + (self.before.get("images") or 0),
+            **({"started_from": {"model": args.start, **self.before}} if self.before else {}),
             epochs=round(self.step * args.batch / pictures, 2),
             seconds=round(self.seconds),
             finished=self.progress >= 1,
