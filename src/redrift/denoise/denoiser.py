@@ -81,14 +81,13 @@ class Denoiser:
         """
         process = self.process
         x = self.network_input(z)
-        t = level.t if self.time is None else self.time(level.t)
-        out = self.net(x, t.to(x).expand(x.shape[0]), **self.conditions())
+        out = self.net(x, self.network_time(level.t, x), **self.conditions())
         shapes = [x.shape]
         if process.k > 1 and self.predicts in ("x0", "score"):
             shapes.append(torch.Size((x.shape[0], x.shape[1] // process.k, *x.shape[2:])))
         self.check_output(out, x, shapes)
         if process.k == 1:
-            return process.to(out.to(z.dtype))
+            return process.to(out if out.dtype == z.dtype else out.to(z.dtype))
         if out.shape == x.shape:
             return process.to(out.to(z.dtype).unflatten(1, (process.k, -1)))
         if self.predicts == "x0":
@@ -100,7 +99,15 @@ class Denoiser:
         x = self.process.back(z)
         if self.process.k > 1:
             x = x.flatten(1, 2)
-        return x if self.dtype is None else x.to(self.dtype)
+        return x if self.dtype in (None, x.dtype) else x.to(self.dtype)
+
+    def network_time(self, t: Tensor, x: Tensor) -> Tensor:
+        """Return the process's time t, () or (B,), as the network is told it: (B,) in x's dtype."""
+        if self.time is not None:
+            t = self.time(t)
+        if t.ndim or t.requires_grad or t.device.type != "cpu":
+            return t.to(x).expand(x.shape[0])
+        return x.new_full((x.shape[0],), float(t))  # written where x is: nothing is copied over
 
     def conditions(self) -> dict[str, Any]:
         """Return the bound conditions as the network's keyword arguments."""
