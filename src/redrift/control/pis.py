@@ -244,8 +244,7 @@ class PIS:
         dtype = self.net.last.weight.dtype
         if not self.measured:
             return two_passes(self.target, particles, start, dtype, g)
-        # in the sampler's own coordinates, which may be white
-        problem = self.problem
+        problem = self.problem  # in the sampler's own coordinates, which may be white
         wide = math.sqrt(self.chain.end) if start is None else start
         z = anneal(
             problem.log_prob, problem.score, self.dim, particles, scale=wide, dtype=dtype,
