@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: test test-slow test-planted lint demo bench clean
+.PHONY: test test-slow test-planted test-diffusers lint demo bench clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -29,6 +29,20 @@ test-slow: $(FULL)
 
 test-planted: $(FULL)
 	@$(call timed,$@,$(PYTEST) -m planted tests/planted.py $(ARGS))
+
+# diffusers and the transformers of its time; the newest pair is what `make test` runs
+DIFFUSERS := 0.31.0/4.49.0 0.35.2/4.57.1
+
+test-diffusers: $(FULL)
+	@$(call timed,$@,for pair in $(DIFFUSERS); do \
+	    venv=.venv-diffusers-$${pair%/*}; \
+	    test -x $$venv/bin/pip || $(PYTHON) -m venv $$venv; \
+	    pip="$$venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt"; \
+	    $$pip torch; $$pip . pytest hypothesis ftfy accelerate \
+	        diffusers==$${pair%/*} transformers==$${pair#*/}; \
+	    echo "diffusers $$pair"; \
+	    OMP_NUM_THREADS=1 $$venv/bin/python -m pytest -p no:cacheprovider tests/integrations $(ARGS); \
+	done)
 
 lint: $(FULL)
 	@$(call timed,$@,\
