@@ -2,8 +2,9 @@
 
 Quality: FFD+, the Frechet distance of random training-size crops to crops of the training pictures
 over the features of the shipped CIFAR-10 classifier, for canvases of one length. Seams: the energy
-distance between windows centred where pieces end and windows centred inside, over the same
-features, with the p-value of swapping the two within each canvas. Cost: processor time a step, the
+distance between windows centred where pieces end and windows centred inside, over the jumps between
+their middle columns and over the same features, with the p-value of swapping the two within each
+canvas. Cost: processor time a step, the
 batched cost of its windows and overlaps alone, and peak memory, against the number of pieces; time of
 a whole run beside both outpaintings.
 """
@@ -77,6 +78,12 @@ def seams(x, method, features, permutations):
     return float(energy_distance(a, b)), p
 
 
+def jumps(x):
+    """Return the log mean squared jumps between the eight middle columns of windows, (B, 7)."""
+    middle = x[..., WIDTH // 2 - 4 : WIDTH // 2 + 4].double()
+    return middle.diff(dim=-1).square().mean((1, 2)).add(1e-4).log()
+
+
 def real(n):
     """Return crops of the training pictures, classes in turn, and their labels."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
@@ -106,11 +113,14 @@ def quality(model, quick):
             LENGTH - WIDTH + 1, (per, n), generator=torch.Generator().manual_seed(1)
         )
         crops = torch.cat([cut(x, row.tolist()) for row in starts])
-        distance, p = seams(x, method, features, 99 if quick else 1999)
+        distance, p = seams(x, method, jumps, 99 if quick else 1999)
+        wide, wide_p = seams(x, method, features, 99 if quick else 1999)
         found[method] = dict(
             ffd=frechet(crops.clamp(-1, 1), truth, features),
             seam_energy=distance,
             seam_p=p,
+            seam_energy_features=wide,
+            seam_p_features=wide_p,
             seam_jump=float(seam_ratio(x, graph).mean()),
             seconds=seconds,
         )
