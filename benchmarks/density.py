@@ -24,7 +24,9 @@ from redrift.metrics import sliced_wasserstein
 from redrift.targets import TARGETS
 
 N = 2000
-SECONDS = {"mog9": 110, "funnel1": 58, "funnel": 100, "manywell": 70, "cancer": 25}
+SECONDS = {"mog9": 110, "funnel1": 58, "funnel": 100, "manywell": 70, "cancer": 50}
+OPTIONS = {"cancer": {"full": True, "steps": 50}}
+PARTICLES = {"cancer": 1000}  # its gradient is dear
 START = {"mog9": 5.0, "funnel1": 2.0, "funnel": 5.0, "manywell": 2.0, "cancer": 1.0}
 FITTED = {
     "PIS": {},
@@ -89,8 +91,11 @@ def fitted(target, name, options, seconds, replicates, seed):
         pis = rd.PIS.paper(target)
         history = pis.fit(seconds=seconds, check=False, generator=g)
     else:
-        pis = rd.PIS(target)
-        history = pis.fit(seconds=seconds, check=False, generator=g, **options)
+        pis = rd.PIS(target, **OPTIONS.get(target.name, {}))
+        history = pis.fit(
+            seconds=seconds, particles=PARTICLES.get(target.name, 10_000), check=False, generator=g,
+            **options,
+        )  # fmt: skip
     trained, began = time.process_time() - began, time.process_time()
     x, w = pis.sample(N * replicates, warn=False, generator=g)
     cost = (time.process_time() - began) / (N * replicates) * 1e6

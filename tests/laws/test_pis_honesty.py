@@ -146,3 +146,22 @@ def test_the_papers_configuration_is_one_call_away():
     assert (pis.chain.q - 0.01).abs().max() < 1e-12
     assert pis.recipe.phases == (("kl", 1.0),)
     assert (pis.recipe.lr, pis.recipe.batch) == (5e-3, 300)
+
+
+def test_a_whole_covariance_makes_a_correlated_gaussian_easy():
+    # correlation .98 in 3 dimensions, 60 iterations: ESS above .5 with full coordinates. Catches a
+    # scale applied transposed, and a volume left out.
+    from redrift.targets import Affine
+
+    turn = torch.tensor([[1.0, 0, 0], [1.0, 0.2, 0], [-1.0, 0.1, 0.2]], dtype=F64)
+    target = Affine(
+        Mixture(torch.zeros(1, 3), 1.0), torch.tensor([0.5, 0, -1]).double(), turn.inverse()
+    )
+    pis = PIS(target, steps=25, full=True)
+    pis.fit(60, particles=1500, points=500, lr=5e-3, check=False, generator=seeded(0))
+    x, w = pis.sample(3000, warn=False, generator=seeded(1))
+    assert pis.scale.shape == (3, 3)
+    assert w.ess > 0.5
+    assert abs(w.log_z) < 4 * w.log_z_se
+    with pytest.raises(ValueError, match="raise particles"):
+        PIS(target, full=True).fit(1, particles=10, generator=seeded(0))

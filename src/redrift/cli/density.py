@@ -55,6 +55,9 @@ def density(
     start: Annotated[
         float | None, typer.Option(help="Standard deviation that covers the target.")
     ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Measure a whole covariance: for correlated targets.")
+    ] = False,
     particles: Annotated[
         int, typer.Option(help="Annealed particles that training starts from.")
     ] = 10_000,
@@ -96,7 +99,7 @@ def density(
         if method in ("smc", "ais"):
             x, weights, concern = _annealed(density, method, n, start, steps, g)
         else:
-            pis = _sampler(density, steps, variance, model, fit=fit)
+            pis = _sampler(density, steps, variance, model, full=full, fit=fit)
             if fit:
                 history = pis.fit(
                     iterations, seconds=_seconds(fit_seconds, iterations), start=start,
@@ -158,7 +161,13 @@ def _import(name: str) -> Callable[[Tensor], Tensor]:
 
 
 def _sampler(
-    target: Target, steps: int, variance: float | None, model: Path | None, *, fit: bool
+    target: Target,
+    steps: int,
+    variance: float | None,
+    model: Path | None,
+    *,
+    full: bool,
+    fit: bool,
 ) -> PIS:
     if not fit:
         if model is None:
@@ -166,7 +175,8 @@ def _sampler(
         return PIS.load(model, target)
     if target.name == "cox" and variance is None:
         variance = 1.0  # its coordinates are white
-    return PIS(target, reference=None if variance is None else Brownian(variance), steps=steps)
+    reference = None if variance is None else Brownian(variance)
+    return PIS(target, reference=reference, steps=steps, full=full)
 
 
 def _annealed(

@@ -34,7 +34,7 @@ from redrift.control.reference import reference_chain
 from redrift.measure import Weights
 from redrift.process import Brownian, Process
 from redrift.targets import Target
-from redrift.targets.base import Affine, inverse, push
+from redrift.targets.base import Affine, inverse, push, spread_of
 
 Function = Callable[[Tensor], Tensor]
 _AUTO_VARIANCE = 2.0  # of the reference's end, in units of the target's own variance
@@ -63,11 +63,11 @@ class PIS:
         clip: largest norm of the target's gradient that the control sees.
         dtype: of network and samples.
         seed: of the network's start.
+        full: measure a whole covariance, for correlated targets that are nearly Gaussian.
         recipe: how `fit` trains by default.
 
     Example:
-        >>> from redrift.targets import Funnel
-        >>> pis = PIS(Funnel(dim=3, variance=1.0), steps=20)
+        >>> pis = PIS(lambda x: -x.square().sum(-1), dim=3, steps=20)
         >>> _ = pis.fit(iterations=20, particles=500, check=False, generator=torch.Generator())
         >>> x, w = pis.sample(100)
     """
@@ -90,13 +90,14 @@ class PIS:
         clip: float = 100.0,
         dtype: torch.dtype = torch.float32,
         seed: int = 0,
+        full: bool = False,
         recipe: Recipe = _AUTO,
     ) -> None:
         self.target = as_target(log_prob, dim, score)
         self.dim = self.target.dim
         self.measured = reference is not None or loc is not None or scale is not None
         self.process = Brownian(_AUTO_VARIANCE) if reference is None else reference
-        self.power, self.clip, self.recipe = power, clip, recipe
+        self.power, self.clip, self.full, self.recipe = power, clip, full, recipe
         self.chain = reference_chain(self.process, steps, power)
         one = torch.ones(self.dim, dtype=torch.float64)
         self.loc = one * 0 if loc is None else loc.double()
@@ -234,8 +235,7 @@ class PIS:
         else:
             return None
         if not self.measured:
-            self.loc, self.scale = x.mean(0), x.std(0).clamp(min=1e-6)
-            self.measured = True
+            self.loc, self.scale, self.measured = x.mean(0), spread_of(x, full=self.full), True
         return inverse(self.loc, self.scale, x)
 
     def _chains(

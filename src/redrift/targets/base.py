@@ -146,6 +146,23 @@ def log_volume(scale: Tensor) -> float:
     return float(found)
 
 
+def spread_of(x: Tensor, *, full: bool = False) -> Tensor:
+    """Return a scale measured on samples (M, dim): standard deviations, or a root of the covariance.
+
+    Raises:
+        ValueError: if a whole covariance is asked of fewer than 4 dim samples.
+    """
+    if not full:
+        return x.std(0).clamp(min=1e-6)
+    if len(x) < 4 * x.shape[1]:
+        raise ValueError(
+            f"full=True needs at least {4 * x.shape[1]} samples for dim = {x.shape[1]}, got "
+            f"{len(x)}: raise particles."
+        )
+    cov = torch.cov(x.T) if x.shape[1] > 1 else x.var(0).reshape(1, 1)
+    return torch.linalg.cholesky(cov + 1e-9 * cov.diagonal().mean() * torch.eye(len(cov)).to(cov))
+
+
 def push(loc: Tensor, scale: Tensor, z: Tensor) -> Tensor:
     """Return loc + scale z, in z's dtype."""
     loc, scale = loc.to(z), scale.to(z)
