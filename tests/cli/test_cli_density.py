@@ -101,7 +101,7 @@ def test_a_killed_fit_goes_on(tmp_path):
     state = tmp_path / "state.safetensors"
     options = ("mog9", "--iterations", 8, *SMALL, "--checkpoint", state)
     whole = figures(*options)
-    assert figures(*options, "--resume")["log_z"] == pytest.approx(whole["log_z"], abs=1.0)
+    assert figures(*options, "--resume")["log_z"] == whole["log_z"]
     result = run("mog9", "--iterations", 9, *SMALL, "--checkpoint", state, "--resume")
     assert result.exit_code == 2
     assert "another total" in result.output

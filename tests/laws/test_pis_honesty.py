@@ -159,7 +159,7 @@ def test_a_whole_covariance_makes_a_correlated_gaussian_easy():
     )
     pis = PIS(target, steps=25, full=True)
     pis.fit(60, particles=1500, points=500, lr=5e-3, check=False, generator=seeded(0))
-    x, w = pis.sample(3000, warn=False, generator=seeded(1))
+    _, w = pis.sample(3000, warn=False, generator=seeded(1))
     assert pis.scale.shape == (3, 3)
     assert w.ess > 0.5
     assert abs(w.log_z) < 4 * w.log_z_se

@@ -111,7 +111,9 @@ def density(
                 figures |= {"iterations": history.iterations, "fit_seconds": history.seconds}
                 if model is not None:
                     pis.save(model)
-            verdict = pis.check(n=min(n, 4000), generator=g)
+            # streams of their own: a resumed fit ends in the same samples
+            judge, g = (torch.Generator().manual_seed(report.seed + i) for i in (1, 2))
+            verdict = pis.check(n=min(n, 4000), generator=judge)
             if method == "pis":
                 x, weights = pis.sample(n, generator=g)
             else:
