@@ -42,6 +42,7 @@ def test_a_collapsed_sampler_is_caught_though_its_weights_look_fine():
     ):
         assert verdict.ess > 0.4
         assert verdict.forward_ess < 1e-3
+        assert verdict.missed > 0.8
         assert "do not trust" in verdict.concern
         assert "modes" in str(verdict)
 

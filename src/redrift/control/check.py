@@ -16,7 +16,8 @@ from torch import Tensor
 
 from redrift.measure import Weights
 
-_FORWARD_LIMIT, _DISAGREE = 0.01, 0.5
+# A path whose weight is R times the mean is one that Q makes R times too rarely.
+_RARE, _MISSED_LIMIT, _DISAGREE = 1000, 0.05, 0.5
 
 
 class TrustWarning(UserWarning):
@@ -44,6 +45,8 @@ class Check:
         eubo: mean log-weight of paths that end in the other samples, an upper bound if those are
             exact; None without any.
         forward_ess: of those paths: near 0 where they end in places that the sampler does not reach.
+        missed: share of those paths that the sampler makes less than a thousandth as often as it
+            should.
         log_z_annealed: of the annealed chains, if they served.
         concern: what speaks against the sampler and what to try; None if nothing does.
     """
@@ -55,6 +58,7 @@ class Check:
     elbo: float
     eubo: float | None
     forward_ess: float | None
+    missed: float | None
     log_z_annealed: float | None
     concern: str | None
 
@@ -79,19 +83,20 @@ def judge(own: Weights, other: Tensor | None, annealed: Weights | None) -> Check
     """
     log_z, error = float(own.log_z), float(own.log_z_se)
     said = [own.concern] if own.concern else []
-    eubo = forward = None
+    eubo = forward = missed = None
     if other is not None:
         eubo, forward = float(other.mean()), forward_ess(other)
-        if forward < _FORWARD_LIMIT:
+        missed = float((other > log_z + math.log(_RARE)).double().mean())
+        if missed > _MISSED_LIMIT:
             said.append(
-                f"samples of the target end where the sampler hardly goes (forward ESS "
-                f"{forward:.1e}): modes or tails are missing"
+                f"{missed:.0%} of the target lies where it goes {_RARE} times too rarely "
+                f"(forward ESS {forward:.1e}): modes or tails are missing"
             )
     reached = None
     if annealed is not None:
         reached = float(annealed.log_z)
-        gap = abs(reached - log_z)
-        if gap > _DISAGREE + 4 * math.hypot(error, float(annealed.log_z_se)):
+        # too little says nothing: annealed chains miss mass themselves
+        if reached - log_z > _DISAGREE + 4 * math.hypot(error, float(annealed.log_z_se)):
             said.append(f"annealed chains find log Z = {reached:.2f}, the sampler {log_z:.2f}")
     concern = None
     if said:
@@ -100,7 +105,7 @@ def judge(own: Weights, other: Tensor | None, annealed: Weights | None) -> Check
             "covers the target, gradient=True, a wider reference or start, more steps, a longer fit."
         )
     return Check(
-        log_z, error, float(own.ess), float(own.k_hat), float(own.log_w.mean()), eubo, forward,
+        log_z, error, float(own.ess), float(own.k_hat), float(own.log_w.mean()), eubo, forward, missed,
         reached, concern,
     )  # fmt: skip
 
