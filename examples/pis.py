@@ -16,7 +16,9 @@ target = grid9()  # log Z = 0, nine equal modes
 pis = rd.PIS(target, steps=40)
 pis.fit(iterations=250, points=1024, particles=2000, check=False, generator=generator)
 x, w = pis.sample(4000, generator=generator)
-print(f"PIS         log Z {w.log_z:+.4f} +- {w.log_z_se:.4f}  ESS {w.ess:.2f}  k-hat {w.k_hat:.2f}")
+print(
+    f"PIS         log Z {w.log_z:+.4f} +- {w.log_z_se:.4f}  ESS {w.ess:.2f}  k-hat {w.k_hat:.2f}"
+)
 
 x, w = steered(pis, 4000, generator=generator)
 print(f"PIS + SMC   log Z {w.log_z:+.4f}              ESS {w.ess:.2f}")
