@@ -9,7 +9,15 @@ import torch
 import redrift as rd
 from collages import F64, ar1, collage
 from redrift.collage import (
-    Inpaint, chain, cubemap, grid, outpaint, ring, seam_ratio, tree, windows,
+    Inpaint,
+    chain,
+    cubemap,
+    grid,
+    outpaint,
+    ring,
+    seam_ratio,
+    tree,
+    windows,
 )  # fmt: skip
 from redrift.denoise import Denoiser, Gaussian, Guided, Wrapper
 from redrift.process import PROCESSES, VP, Blur, timegrid
