@@ -32,7 +32,7 @@ class Policy(Protocol):
     """What is done with a stochastic step's law.
 
     Attributes:
-        width: state rows per sample, sample-major.
+        width: state rows per sample, sample-major; each begins with noise of its own.
         coupled: whether rows of different samples influence each other; such a run is never split.
     """
 
@@ -151,32 +151,40 @@ def sample(
             f"the model's process is {model.process} and the plan's is {plan.process}; build the "
             "plan with model.process."
         )
-    policy = Draw() if policy is None else policy
-    z = _first(model, plan, shape, x, dtype, device, generator)
-    if isinstance(generator, Sequence) and len(generator) != len(z):
+    if getattr(policy, "needs_noise", False) and not plan.stochastic:
         raise ValueError(
-            f"generator is a list of {len(generator)}, expected one per sample, {len(z)}."
+            f"{type(policy).__name__} chooses among draws of a step's noise, and the plan {plan.name!r} "
+            "has none, so it would do nothing; use rd.ddpm, rd.gddim(stochasticity=1.0) or "
+            "rd.exponential_sde."
         )
-    size = len(z) if batch_size is None else whole("batch_size", batch_size)
-    if size < len(z) and policy.coupled:
+    policy = Draw() if policy is None else policy
+    z = _first(model, plan, shape, x, policy.width, dtype, device, generator)
+    count = len(z) // policy.width
+    if isinstance(generator, Sequence) and len(generator) != count:
         raise ValueError(
-            f"batch_size={size} would split {len(z)} samples that the policy couples; leave it out."
+            f"generator is a list of {len(generator)}, expected one per sample, {count}."
+        )
+    size = count if batch_size is None else whole("batch_size", batch_size)
+    if size < count and policy.coupled:
+        raise ValueError(
+            f"batch_size={size} would split {count} samples that the policy couples; leave it out."
         )
     if tol is not None:
         check_tolerance(plan, tol, z.dtype)
     parts = []
     known = progress and tol is None
-    calls = math.ceil(len(z) / size) * plan.evaluations if known else None
+    calls = math.ceil(count / size) * plan.evaluations if known else None
     with tqdm(total=calls, unit="evaluation") if progress else nullcontext() as bar:
         tick = (lambda: None) if bar is None else bar.update
-        for first in range(0, len(z), size):
-            rows = slice(first, min(first + size, len(z)))
+        for first in range(0, count, size):
+            rows = slice(first, min(first + size, count))
             part = {
-                name: value[rows] if _splits(value, len(z)) else _keep(value)
+                name: value[rows] if _splits(value, count) else _keep(value)
                 for name, value in (cond or {}).items()
             }
             pick = split(generator, rows.start, rows.stop)
-            parts.append(_run(model, plan, z[rows], part, policy, pick, callback, tick, tol))
+            block = z[rows.start * policy.width : rows.stop * policy.width]
+            parts.append(_run(model, plan, block, part, policy, pick, callback, tick, tol))
     out = torch.cat(parts)
     return out if return_state and plan.process.k > 1 else plan.process.data(out)
 
@@ -194,11 +202,12 @@ def _first(
     plan: Plan,
     shape: Sequence[int] | None,
     x: Tensor | None,
+    width: int,
     dtype: torch.dtype | None,
     device: torch.device | str | None,
     generator: Generators,
 ) -> Tensor:
-    """Return the first modal state."""
+    """Return the first modal state, `width` rows for each sample: own noise, or copies of x."""
     process = plan.process
     if (shape is None) == (x is None):
         raise ValueError("give one of shape= and x=.")
@@ -217,9 +226,11 @@ def _first(
         raise ValueError(f"this {name} is for data ending in {process.modes}, got {size}.")
     if x is not None:
         least = torch.promote_types(x.dtype, torch.float32) if dtype is None else dtype
-        return process.to(x.to(device=device, dtype=least))
+        z = process.to(x.to(device=device, dtype=least))
+        return z if width == 1 else z.repeat_interleave(width, 0)
     if process.k > 1:
         size = (size[0], process.k, *size[1:])
+    size = (size[0] * width, *size[1:])
     target = model.device if device is None else torch.device(device)
     noise = normal(size, generator, dtype=dtype or torch.float32, device=target)
     return apply(process.root(plan.times[0]), noise, process.modes)
@@ -247,9 +258,8 @@ def _run(
 
     with model.begin(**cond) as run, policy.begin() as act:
         if act.width > 1:
-            repeat = torch.arange(len(z), device=z.device).repeat_interleave(act.width)
-            z = z[repeat]
-            run.take(repeat)
+            samples = torch.arange(len(z) // act.width, device=z.device)
+            run.take(samples.repeat_interleave(act.width))
         if tol is None:
             steps = walk(plan.rows, z, modes=process.modes, history=plan.history, done=done)
         else:

@@ -119,7 +119,11 @@ class Ask(NamedTuple):
 
 
 class Law(NamedTuple):
-    """A stochastic step's law: the next state is N(mean, scale scale^T) at `level`."""
+    """A stochastic step's law: the next state is N(mean, scale scale^T) at `level`.
+
+    `gain` is the table of the mean on `prediction`, the newest of the step's own. The `last` one's
+    state is the sample: nothing is asked at it.
+    """
 
     step: int
     start: Level
@@ -128,6 +132,8 @@ class Law(NamedTuple):
     mean: Tensor
     scale: Tensor
     prediction: Tensor | None
+    last: bool = False
+    gain: Tensor | None = None
 
 
 class Move(NamedTuple):
@@ -410,7 +416,7 @@ def walk(
     """
     memory = list(past)
     ready: Tensor | None = None
-    for index, row in enumerate(rows):
+    for index, (row, last) in enumerate(_and_last(rows)):
         own: list[Tensor] = []
         for s, level in enumerate(row.asks):
             if s == 0 and row.fresh:
@@ -426,7 +432,8 @@ def walk(
             z = mean
         else:
             known = own[-1] if own else None
-            move = yield Law(index, row.start, row.end, z, mean, row.B, known)
+            gain = row.C[-1][len(own) - 1] if own else None
+            move = yield Law(index, row.start, row.end, z, mean, row.B, known, last, gain)
             assert isinstance(move, Move)
             z, ready = move.x, move.prediction
             if move.ancestors is not None:
@@ -434,6 +441,16 @@ def walk(
         if done is not None:
             done(index, row, z)
     return z
+
+
+def _and_last(rows: Iterable[Row]) -> Iterator[tuple[Row, bool]]:
+    """Pair each row with whether it is the last."""
+    ahead = iter(rows)
+    row = next(ahead, None)
+    while row is not None:
+        following = next(ahead, None)
+        yield row, following is None
+        row = following
 
 
 def terms(

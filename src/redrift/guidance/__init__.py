@@ -1,0 +1,34 @@
+"""Guidance by rules: policies on a step's law that need no gradient, and wrappers that use one.
+
+`SCG` and its relatives (`SVDD`, `FKSteering`, `TreeG`, `BestOfN`) are presets of one particle engine,
+`Particles`; `DPS`, `ClassifierGuidance` and `Clamp` change the predictions instead, so that they also
+serve deterministic plans. `rules` holds losses for pictures.
+"""
+
+from redrift.guidance import rules
+from redrift.guidance.gradient import DPS, Clamp, ClassifierGuidance, MaskRule
+from redrift.guidance.loss import Loss, Pooled, as_loss
+from redrift.guidance.particles import Guidance, Particles
+from redrift.guidance.presets import SCG, SVDD, BestOfN, FKSteering, TreeG, TwistedSMC
+from redrift.guidance.segments import Segments, split
+
+__all__ = [
+    "DPS",
+    "SCG",
+    "SVDD",
+    "BestOfN",
+    "Clamp",
+    "ClassifierGuidance",
+    "FKSteering",
+    "Guidance",
+    "Loss",
+    "MaskRule",
+    "Particles",
+    "Pooled",
+    "Segments",
+    "TreeG",
+    "TwistedSMC",
+    "as_loss",
+    "rules",
+    "split",
+]
