@@ -17,7 +17,9 @@ from redrift.guidance import (
     ClassifierGuidance,
     FKSteering,
     MaskRule,
+    Masks,
     Particles,
+    Pooled,
     TreeG,
     TwistedSMC,
     as_loss,
@@ -323,6 +325,26 @@ def test_segments_choose_on_their_own_and_reach_what_one_choice_cannot():
         split((1, 1, 8), 3)
 
 
+def test_segments_by_mask_are_those_by_box():
+    model = rd.denoise.Gaussian(torch.zeros(1, 1, 8, dtype=F64), 1.0, VP)
+    boxes = split((1, 1, 8), 2)
+    x = torch.randn(3, 1, 1, 8, generator=generator(3), dtype=F64)
+
+    def total(x):  # what is 0 outside a segment adds nothing
+        return x.flatten(1).square().sum(1)
+
+    masks = Masks(boxes.masks((1, 1, 8)), background=0.0)
+    by_box, by_mask = (s.submit(as_loss(total), x)() for s in (boxes, masks))
+    assert torch.allclose(by_box, x.square().reshape(3, 2, 4).sum(2))
+    assert torch.allclose(by_mask, by_box)
+    found = [
+        rd.sample(model, chain(10), shape=(4, 1, 1, 8), dtype=F64, generator=generator(4),
+                  policy=SCG(total, candidates=3, segments=s))
+        for s in (boxes, masks)
+    ]  # fmt: skip
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize("process", [rd.CLD(), rd.Blur((4, 4))], ids=["CLD", "Blur"])
 def test_rules_guide_langevin_and_blurring_plans(process):
     model = rd.denoise.Gaussian(torch.zeros(1, 4, 4, dtype=F64), 0.5, process)
@@ -396,7 +418,7 @@ def test_a_hard_rule_holds_to_rounding_and_leaves_the_rest():
     model = rd.denoise.Gaussian(torch.zeros(1, 1, 4, dtype=F64), 1.0, VP)
     plan = rd.deis(VP, rd.timegrid(VP, 10), order=2, end="denoise")
     options = dict(shape=(8, 1, 1, 4), dtype=F64, generator=generator(8))
-    x = rd.sample(Clamp(model, hard.project), plan, **options)
+    x = rd.sample(hard.hard(model), plan, **options)
     options["generator"] = generator(8)
     free = rd.sample(model, plan, **options)
     assert (x[..., [0, 3]] - 0.25).abs().max() < 1e-12
@@ -438,6 +460,8 @@ def mutating(x):
             "would do nothing",
         ),
         (lambda: run(TwistedSMC(rule), 2), "use FKSteering"),
+        (lambda: run(SCG(rule, active=(0.501, 0.5)), 2), "no step of the plan begins within"),
+        (lambda: Masks(torch.ones(2, 4, dtype=torch.bool)), "exactly once"),
         (lambda: as_loss(rule) * -1.0, "a finite number >= 0"),
     ],
 )
@@ -453,8 +477,35 @@ def test_losses_add_and_scale():
     assert torch.allclose(sum([a, b])(x), a(x) + b(x))
 
 
+def test_a_rule_in_other_processes_guides_as_one_in_this_does():
+    from slow_rules import spread
+
+    def here(x):
+        return torch.tensor([spread(row) for row in x.numpy()], dtype=F64)
+
+    model = rd.denoise.Gaussian(torch.zeros(3, dtype=F64), 1.0, VP)
+    pooled = Pooled(spread, workers=1)
+    found = [
+        rd.sample(model, chain(8), shape=(4, 3), dtype=F64, generator=generator(4),
+                  policy=SCG(loss, candidates=6, max_batch=8))
+        for loss in (here, pooled)
+    ]  # fmt: skip
+    pooled.close()
+    assert torch.equal(*found)
+
+
+def test_who_watches_sees_the_losses_of_what_is_kept():
+    seen = []
+    for guide in (SCG(rule, candidates=3, watch=lambda *a: seen.append(a)),
+                  TreeG(rule, beams=2, candidates=3, watch=lambda *a: seen.append(a))):  # fmt: skip
+        seen.clear()
+        _, result = run(guide, 4, plan=chain(20))
+        assert [step for step, _ in seen][-1] == 19
+        assert torch.equal(seen[-1][1], result.particles)
+        assert float(seen[-1][1].mean()) < float(seen[0][1].mean())
+
+
 def test_a_slow_rule_in_other_processes_gives_the_same_numbers_and_survives_their_death():
-    from redrift.guidance import Pooled
     from slow_rules import dies, spread
 
     x = torch.randn(6, 3, generator=generator(9), dtype=F64)

@@ -7,10 +7,11 @@ serve deterministic plans. `rules` holds losses for pictures.
 
 from redrift.guidance import rules
 from redrift.guidance.gradient import DPS, Clamp, ClassifierGuidance, MaskRule
+from redrift.guidance.guided import Guidance
 from redrift.guidance.loss import Loss, Pooled, as_loss
-from redrift.guidance.particles import Guidance, Particles
+from redrift.guidance.particles import Particles
 from redrift.guidance.presets import SCG, SVDD, BestOfN, FKSteering, TreeG, TwistedSMC
-from redrift.guidance.segments import Segments, split
+from redrift.guidance.segments import Masks, Segments, split
 
 __all__ = [
     "DPS",
@@ -23,6 +24,7 @@ __all__ = [
     "Guidance",
     "Loss",
     "MaskRule",
+    "Masks",
     "Particles",
     "Pooled",
     "Segments",

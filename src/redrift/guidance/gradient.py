@@ -140,7 +140,7 @@ def _shift(model: Denoiser, level: Level, score: Tensor) -> Tensor:
 
 
 class MaskRule:
-    """Sites that must hold a value, as a loss, or hard through `Clamp`.
+    """Sites that must hold a value, as a loss, or with `hard` as a constraint.
 
     Args:
         mask: bool, broadcasts to the data's shape: True where the value is prescribed.
@@ -162,4 +162,9 @@ class MaskRule:
 
     def project(self, x: Tensor) -> Tensor:
         """Return x with the masked sites set to the value."""
-        return torch.where(self.mask, torch.as_tensor(self.value, dtype=x.dtype), x)
+        value = torch.as_tensor(self.value, dtype=x.dtype, device=x.device)
+        return torch.where(self.mask, value, x)
+
+    def hard(self, model: Denoiser) -> Clamp:
+        """Return a model whose predicted clean samples keep the rule."""
+        return Clamp(model, self.project)

@@ -7,14 +7,12 @@ what it returns; `Pooled` runs a slow one in other processes while the network w
 
 from __future__ import annotations
 
-import atexit
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -103,7 +101,7 @@ def as_loss(function: Function | _Combined, decode: Function | None = None) -> _
     Example:
         >>> loss = as_loss(lambda x: x.mean(1)) + 2 * as_loss(lambda x: x.amax(1))
         >>> loss(torch.tensor([[0.0, 1.0]]))
-        tensor([2.5000])
+        tensor([2.5000], dtype=torch.float64)
     """
     if isinstance(function, _Combined):
         return function
@@ -153,7 +151,8 @@ class Pooled(_Combined):
     Raises:
         RuntimeError: on evaluation, if a worker dies.
 
-    Cost: each sample is pickled once.
+    Cost: each sample is pickled once. The workers import what the function's module imports, no more.
+    The network works on where proposals are judged in chunks (`max_batch` of the policies).
     """
 
     def __init__(
@@ -168,22 +167,19 @@ class Pooled(_Combined):
         data = (x if self.decode is None else self.decode(x)).detach().cpu().numpy()
         if self._pool is None:
             self._pool = ProcessPoolExecutor(self.workers, mp_context=get_context("spawn"))
-            atexit.register(self.close)
-        size = -(-len(data) // self.workers)
-        parts = [data[i : i + size] for i in range(0, len(data), size)]
         try:
-            futures = [self._pool.submit(_each, self.function, part) for part in parts]
+            values = self._pool.map(self.function, data, chunksize=-(-len(data) // self.workers))
         except BrokenProcessPool as error:
             raise self._died() from error
-        return lambda: self._wait(futures, x)
+        return lambda: self._wait(values, x)
 
-    def _wait(self, futures: Sequence[Future[list[float]]], x: Tensor) -> Tensor:
+    def _wait(self, found: Iterator[Any], x: Tensor) -> Tensor:
         try:
-            values = [value for future in futures for value in future.result()]
+            values = [float(value) for value in found]
         except BrokenProcessPool as error:
             raise self._died() from error
-        found = torch.tensor(values, dtype=torch.float64, device=x.device)
-        return _valid(self.function.__name__, found, len(x))
+        losses = torch.tensor(values, dtype=torch.float64, device=x.device)
+        return _valid(self.function.__name__, losses, len(x))
 
     def _died(self) -> RuntimeError:
         self.close()
@@ -197,7 +193,3 @@ class Pooled(_Combined):
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._pool = None
-
-
-def _each(function: Callable[[Any], float], data: np.ndarray) -> list[float]:
-    return [float(function(sample)) for sample in data]

@@ -24,7 +24,6 @@ import math
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -34,8 +33,9 @@ from redrift._core.errors import choose, whole
 from redrift._core.linalg import apply, combine
 from redrift._core.rng import Generators, normal
 from redrift.denoise import Denoiser
+from redrift.guidance.guided import Guidance
 from redrift.guidance.loss import Function, as_loss
-from redrift.guidance.segments import Segments
+from redrift.guidance.segments import Masks, Segments
 from redrift.measure import Weights, resample
 from redrift.process import Level, convert
 from redrift.sampling import draw
@@ -47,29 +47,6 @@ _PROPOSALS, _PARTICLES, _ENDS = (
     ("none", "weights", "top"),
     ("draw", "best"),
 )
-
-
-@dataclass(eq=False)
-class Guidance:
-    """What one run of a policy found.
-
-    Attributes:
-        loss: (B,) loss of the samples returned, summed over segments.
-        particles: (B, K) loss of all final particles.
-        weights: their `Weights` (B, K), or None where choices leave no weights.
-        ess: (step, mean ESS over samples) after each guided step, before resampling.
-        resampled: steps at which samples were resampled, with how many.
-        evaluations: network evaluations of one sample.
-        waited: seconds spent waiting for the rules.
-    """
-
-    loss: Tensor = field(default_factory=lambda: torch.empty(0))
-    particles: Tensor = field(default_factory=lambda: torch.empty(0))
-    weights: Weights | None = None
-    ess: list[tuple[int, float]] = field(default_factory=list)
-    resampled: list[tuple[int, int]] = field(default_factory=list)
-    evaluations: int = 0
-    waited: float = 0.0
 
 
 class _Judged(NamedTuple):
@@ -98,12 +75,15 @@ class Particles:
         potential: "difference" is U as above; "max" keeps the best of all steps, "sum" adds them up; all
             end at the same tilt.
         threshold: resample when the ESS falls below this fraction.
-        active: (first, last) fractions of the horizon between which steps are guided.
+        active: (first, last) fractions of the horizon between which steps are guided. The last step
+            always is: it costs nothing.
         every: guide every so many steps.
         authority: scale of the noise among which is chosen; above 1 leaves the base law.
         decode: from clean samples to what the loss is of, such as a VAE's decoder.
         segments: guide parts of a canvas on their own (K = 1, "argmax").
-        max_batch: most rows of one network call; proposals are asked in chunks.
+        max_batch: most rows of one network call; proposals are asked in chunks, and a `Pooled` rule
+            judges one while the network is asked for the next.
+        watch: called after each guided step as watch(step, losses of the states kept (B, K)).
 
     Raises:
         ValueError: for zero particles or candidates, an empty active range, or combinations without a
@@ -134,8 +114,9 @@ class Particles:
         every: int = 1,
         authority: float = 1.0,
         decode: Callable[[Tensor], Tensor] | None = None,
-        segments: Segments | None = None,
+        segments: Segments | Masks | None = None,
         max_batch: int | None = None,
+        watch: Callable[[int, Tensor], None] | None = None,
     ) -> None:
         self.loss = as_loss(loss)
         self.width = whole("particles", particles)
@@ -148,6 +129,7 @@ class Particles:
         self.strength, self.temper, self.threshold = float(strength), float(temper), threshold
         self.active, self.authority = (float(active[0]), float(active[1])), float(authority)
         self.decode, self.segments, self.max_batch = decode, segments, max_batch
+        self.watch = watch
         self.results: list[Guidance] = []
         self._check()
 
@@ -224,7 +206,9 @@ class Particles:
             chunk = x[:, first : first + limit]
             e, clean = self._clean(chunk, law, model, wants)
             predictions.append(e)
+            began = time.perf_counter()
             waiting.append((self._submit(clean), chunk.shape[1]))
+            self._result.waited += time.perf_counter() - began
         began = time.perf_counter()
         losses = [wait().reshape(rows, count, -1) for wait, count in waiting]
         self._result.waited += time.perf_counter() - began
@@ -255,8 +239,7 @@ class Particles:
         data = clean if self.decode is None else self.decode(clean)
         if self.segments is None:
             return self.loss.submit(data)
-        found = self.segments.losses(self.loss, data)
-        return lambda: found
+        return self.segments.submit(self.loss, data)
 
     def _correct(self, law: Law, model: Denoiser, wants: str, x: Tensor) -> None:
         """Weigh moves x that were drawn from another law than the model's; none are, here."""
@@ -290,8 +273,7 @@ class Particles:
         x = judged.x[index, flat]
         prediction = None if judged.prediction is None else judged.prediction[index, flat]
         ancestors = self._resample(law, generator)
-        if law.last:
-            self._ended = kept
+        self._saw(law, kept)
         if ancestors is None:
             return Move(x, None, prediction)
         self._before = self._before.reshape(-1)[ancestors].reshape(B, K)
@@ -339,8 +321,7 @@ class Particles:
         best = order.gather(1, loss.gather(1, order).argsort(dim=1, stable=True))[:, :K]
         rows = (best // n + K * torch.arange(B)[:, None]).reshape(-1).to(judged.x.device)
         nth = (best % n).reshape(-1).to(judged.x.device)
-        if law.last:
-            self._ended = loss.gather(1, best)
+        self._saw(law, loss.gather(1, best))
         x = judged.x[rows, nth]
         prediction = None if judged.prediction is None else judged.prediction[rows, nth]
         return Move(x, rows, prediction)
@@ -360,17 +341,28 @@ class Particles:
         x = judged.x[:, 0].clone()
         for s in range(count):
             x = torch.where(masks[s], judged.x[index, pick[:, s].to(x.device)], x)
-        if law.last:
-            self._ended = judged.loss.amin(1).sum(1, keepdim=True)
+        self._saw(law, judged.loss.amin(1).sum(1, keepdim=True))
         self._result.evaluations += not law.last
         alone = judged.prediction is not None and n == 1
         return Move(x, None, judged.prediction[:, 0] if alone else None)  # pyright: ignore
+
+    def _saw(self, law: Law, kept: Tensor) -> None:
+        """Keep the last step's losses (B, K) of the states that were chosen, and tell who watches."""
+        if law.last:
+            self._ended = kept
+        if self.watch is not None:
+            self.watch(law.step, kept)
 
     # ------------------------------------------------------------------ the end
 
     def finish(self, x: Tensor) -> Tensor:
         """Return one row per sample: drawn by weight, or the best."""
         assert self._ended is not None
+        if self.active != (1.0, 0.0) and self._step == 0:
+            raise ValueError(
+                f"no step of the plan begins within active={self.active} of the horizon, so nothing was "
+                "guided; widen it or use more steps."
+            )
         B, K = len(x) // self.width, self.width
         loss = self._ended
         result = self._result

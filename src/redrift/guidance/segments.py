@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from redrift._core.errors import whole
-from redrift.guidance.loss import Loss
+from redrift.guidance.loss import Loss, Waiting
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,63 @@ class Segments:
             )
         return masks
 
-    def losses(self, loss: Loss, x: Tensor) -> Tensor:
-        """Return each segment's loss (rows, S), evaluated on the segment alone."""
-        parts = []
-        for box in self.boxes:
-            index = (..., *(slice(a, b) for a, b in box))
-            parts.append(loss(x[index].contiguous()))
-        return torch.stack(parts, 1)
+    def submit(self, loss: Loss, x: Tensor) -> Waiting:
+        """Begin to evaluate each segment's loss (rows, S), on the segment alone."""
+        index = [(..., *(slice(a, b) for a, b in box)) for box in self.boxes]
+        waiting = [loss.submit(x[i].contiguous()) for i in index]
+        return lambda: torch.stack([wait() for wait in waiting], 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Masks:
+    """Segments of any form, by masks that partition the last axes of the data.
+
+    A segment's loss is that of the sample with everything else set to the background.
+
+    Attributes:
+        sites: (S, *last axes), bool; each site is True in exactly one.
+        background: value outside the segment.
+
+    Raises:
+        ValueError: if a site is in no mask or in several.
+
+    Example:
+        >>> from redrift.guidance import as_loss
+        >>> left = torch.arange(4) < 2
+        >>> Masks(torch.stack((left, ~left))).submit(as_loss(lambda x: x.sum(1)), torch.ones(1, 4))()
+        tensor([[0., 0.]], dtype=torch.float64)
+    """
+
+    sites: Tensor
+    background: float = -1.0
+
+    def __post_init__(self) -> None:
+        if self.sites.dtype != torch.bool or self.sites.ndim < 2:
+            raise ValueError(
+                f"sites must be bool (S, *last axes), got {self.sites.dtype} of shape "
+                f"{tuple(self.sites.shape)}."
+            )
+        if not bool((self.sites.sum(0) == 1).all()):
+            raise ValueError("the masks do not cover each site exactly once.")
+
+    def masks(self, shape: Sequence[int]) -> Tensor:
+        """Return the masks.
+
+        Raises:
+            ValueError: if the data does not end in their axes.
+        """
+        sites = tuple(self.sites.shape[1:])
+        if tuple(shape[len(shape) - len(sites) :]) != sites:
+            raise ValueError(f"the masks are of {sites} sites, the data is {tuple(shape)}.")
+        return self.sites
+
+    def submit(self, loss: Loss, x: Tensor) -> Waiting:
+        """Begin to evaluate each segment's loss (rows, S)."""
+        waiting = [
+            loss.submit(torch.where(mask, x, torch.full_like(x, self.background)))
+            for mask in self.sites.to(x.device)
+        ]
+        return lambda: torch.stack([wait() for wait in waiting], 1)
 
 
 def split(shape: Sequence[int], count: int, axis: int = -1) -> Segments:
