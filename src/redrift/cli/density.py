@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import sys
 import warnings
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +17,7 @@ from torch import Tensor
 from redrift._core.errors import choose, whole
 from redrift._core.files import write_atomically
 from redrift._core.optional import need
+from redrift.cli.functions import find_function
 from redrift.cli.report import Device, Json, Report, Seed, Threads, plainly
 from redrift.control import PIS, TrustWarning, anneal, steered
 from redrift.control.density import as_target, checked
@@ -144,22 +143,7 @@ def _find(name: str, dim: int | None, data: Path | None) -> Target:
         if dim is not None and dim != found.dim:
             raise ValueError(f"{name} has dim {found.dim}, --dim is for module:function.")
         return found
-    return as_target(_import(name), dim, None)
-
-
-def _import(name: str) -> Callable[[Tensor], Tensor]:
-    module, _, attribute = name.partition(":")
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        found = importlib.import_module(module)
-    except ImportError as error:
-        raise ValueError(
-            f"cannot import {module!r} ({error}): give MODULE:FUNCTION, run where MODULE.py lies."
-        ) from error
-    if not hasattr(found, attribute):
-        raise ValueError(f"module {module!r} has no {attribute!r}.")
-    return getattr(found, attribute)
+    return as_target(find_function(name), dim, None)
 
 
 def _sampler(
