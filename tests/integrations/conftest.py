@@ -15,9 +15,8 @@ if importlib.util.find_spec("diffusers") is None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _quiet():
-    import transformers
-
     import diffusers
+    import transformers
 
     diffusers.utils.logging.set_verbosity_error()
     transformers.utils.logging.set_verbosity_error()

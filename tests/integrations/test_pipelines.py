@@ -2,12 +2,12 @@
 
 import inspect
 
+import diffusers as D
 import pytest
 import tiny
 import torch
 from PIL import Image
 
-import diffusers as D
 import redrift as rd
 from redrift.integrations.diffusers import PlanScheduler, decode, denoiser, prompt
 

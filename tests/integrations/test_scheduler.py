@@ -5,11 +5,11 @@ import json
 import subprocess
 import sys
 
+import diffusers as D
 import pytest
 import tiny
 import torch
 
-import diffusers as D
 import redrift as rd
 from redrift.integrations.diffusers import PlanScheduler
 
@@ -115,12 +115,10 @@ def test_dynamic_shifting_moves_the_grid_as_in_diffusers():
 # ------------------------------------------------------------------ against rd.sample
 
 MADE = [
-    dict(solver="ddim"), dict(solver="deis", order=4), dict(solver="best"), dict(solver="krogstad"),
     dict(solver="deis", order=3, options={"wants": "v", "corrector": True}),
-    dict(solver="res", order=3), dict(solver="res", order=2, options={"multistep": True}),
-    dict(solver="dpmpp"), dict(solver="ipndm"), dict(solver="rho_rk"), dict(solver="heun"),
-    dict(solver="gddim"), dict(solver="ddpm"), dict(solver="exponential_sde"),
-]  # fmt: skip
+    dict(solver="res", order=3),
+    dict(solver="ddpm"),
+]
 
 
 def mixture(process, dim=4):
@@ -168,44 +166,6 @@ def test_a_plan_keeps_its_order_through_the_scheduler(solver, order):
         errors.append((found - exact).abs().mean())
     slopes = [float((a / b).log2()) for a, b in zip(errors, errors[1:])]
     assert slopes[-1] > (order or 3) - 0.25, (slopes, errors)
-
-
-@pytest.mark.parametrize("begin", [1, 2, 4, 6, 7, 8])
-@pytest.mark.parametrize(
-    "options",
-    [dict(solver="res", order=3), dict(solver="deis", order=3), dict(solver="heun"), dict(solver="best"),
-     dict(solver="deis", order=2, options={"wants": "v", "corrector": True})],
-    ids=lambda o: o["solver"],
-)  # fmt: skip
-def test_a_run_that_begins_anywhere_asks_where_it_said_and_follows_the_flow(options, begin):
-    scheduler = PlanScheduler(**options)
-    scheduler.set_timesteps(9)
-    model = mixture(scheduler.process)
-    level = [level for row in scheduler.plan.rows for level in row.asks][begin:][:1]
-    if not level or float(level[0].t) == 0:
-        return  # beyond the budget, or the last evaluation, which only removes the rest of the noise
-    g = torch.Generator().manual_seed(2)
-    clean = model.sample(64, generator=g)
-    start = scheduler.process.level(level[0].t)
-    x = float(start.signal) * clean + float(start.root) * noise((64, 4), F64)
-    scheduler.set_begin_index(begin)
-    z = x
-    for t in scheduler.timesteps[begin:]:
-        z = scheduler.step(model.eps(z, t.double()), t, z).prev_sample
-    with pytest.raises(ValueError, match="step was called"):
-        scheduler.step(z, scheduler.timesteps[-1], z)
-    last = float(scheduler.plan.times[-1])
-    stop = max(last, 0.0)
-    fine = rd.res(
-        model.process, rd.timegrid(model.process, 200, start=float(level[0].t), stop=stop), order=3,
-        end="denoise" if last < 0 else "min",
-    )  # fmt: skip
-    exact = rd.sample(model, fine, x=x)
-    euler = rd.sample(model, rd.ddim(model.process, fine.times[[0, 200]]), x=x)
-    error = (z - exact).square().mean(1).sqrt().median()
-    # the last step alone is of order 1, on another reading; Heun's method is poor from far away
-    assert error <= 1.05 * (euler - exact).square().mean(1).sqrt().median() + 1e-9
-    assert error < 0.1 or options["solver"] == "heun"
 
 
 # ------------------------------------------------------------------ grids and state

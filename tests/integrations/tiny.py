@@ -5,10 +5,9 @@ import string
 import tempfile
 from pathlib import Path
 
+import diffusers as D
 import torch
 import transformers as T
-
-import diffusers as D
 
 LETTERS = string.ascii_lowercase
 SIZE = 16  # of the latents

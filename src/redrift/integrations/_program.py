@@ -234,9 +234,8 @@ def _singles(plan: Plan, levels: Sequence[Level]) -> list[Row]:
         if torch.equal(here.t, there.t):
             one = torch.ones_like(here.signal)
             rows.append(Row(here, here, (here,), (one, one), ((), (None,))))
-        else:  # not kept: the rows that follow were made for an empty history
-            row = single(plan.process, plan.wants, here, there)
-            rows.append(dataclasses.replace(row, keep=()))
+        else:  # what it keeps is older than anything the rows that follow ask for
+            rows.append(single(plan.process, plan.wants, here, there))
     return rows
 
 
