@@ -83,7 +83,9 @@ def test_a_pipeline_spends_its_budget_and_gives_what_sample_gives(pipeline, solv
         start, end = (pipe._unpack_latents(z, 8, 8, pipe.vae_scale_factor) for z in (start, end))
     plan = pipe.scheduler.plan
     x = rd.sample(model, plan, x=start, cond=cond)
-    assert (x - end).abs().max() < 2e-5 * end.abs().max()
+    # methods on the noise divide by a signal of a thousandth at the start of rectified flow
+    amplified = "Flow" in type(plan.process).__name__ and plan.wants == "eps"
+    assert (x - end).abs().max() < (2e-3 if amplified else 2e-5) * end.abs().max()
 
 
 @pytest.mark.parametrize("solver", ["deis", "res", "heun", "best"])

@@ -201,7 +201,8 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
             device: where `timesteps` goes.
             timesteps: where steps begin, in the network's time, decreasing.
             sigmas: likewise as noise levels, sigma / alpha (t for rectified flow); a last 0 ends
-                there, and on rectified flow it is understood.
+                there, and on rectified flow it is understood. The even grid that pipelines of
+                rectified flow make up themselves (1 to 1/n) counts as a budget of n.
             mu: of dynamic shifting.
 
         Raises:
@@ -224,6 +225,8 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
             whole(name, value)
         else:
             value = tuple(decreasing(name, value))  # pyright: ignore[reportArgumentType]
+            if name == "sigmas" and self.predicts == "flow" and _is_default(value):
+                name, value = "num_inference_steps", len(value)
             key = (name, value, mu)
         if key not in self._programs:
             plan = Grids(self.config, self.process, self.predicts).plan(name, value, mu)
@@ -394,3 +397,9 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
     def __len__(self) -> int:
         """Return the length of the noise schedule."""
         return self.config.num_train_timesteps
+
+
+def _is_default(sigmas: tuple[float, ...]) -> bool:
+    """Say whether this is the grid that pipelines make when the user gave a number of steps."""
+    n = len(sigmas)
+    return all(abs(s - (1 - i / n)) < 1e-5 for i, s in enumerate(sigmas))
