@@ -65,17 +65,17 @@ def rules(tmp_path, monkeypatch):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_lowers_the_loss_of_the_same_seeds(method, tmp_path):
     picture, tensors = tmp_path / "x.png", tmp_path / "x.safetensors"
-    found = figures("digits", "--rule", "symmetry", "--method", method, *QUICK, "--out", picture,
-                    "--save", tensors)  # fmt: skip
+    found = figures("digits", "--rule", "symmetry", "--method", method, *QUICK, "--n", 16,
+                    "--out", picture, "--save", tensors)  # fmt: skip
     assert found["loss"] < 0.75 * found["unguided_loss"]
     x = load_file(tensors)["samples"]
-    assert x.shape == (6, 1, 8, 8)
+    assert x.shape == (16, 1, 8, 8)
     assert float(RULES["symmetry"]()(x).mean()) == pytest.approx(found["loss"])
     model = rd.pretrained("digits")
     plain = rd.sample(
-        model, noisy_plan(model.process, 12), shape=(6, 1, 8, 8),
-        cond={"label": torch.full((6,), 10)},
-        generator=[torch.Generator().manual_seed(i) for i in range(6)],
+        model, noisy_plan(model.process, 12), shape=(16, 1, 8, 8),
+        cond={"label": torch.full((16,), 10)},
+        generator=[torch.Generator().manual_seed(i) for i in range(16)],
     )  # fmt: skip
     assert float(RULES["symmetry"]()(plain).mean()) == pytest.approx(found["unguided_loss"])
     weighted = method not in ("scg", "treeg")
