@@ -69,6 +69,8 @@ class SVDD(Particles):
         particles: K; with more than one, one is drawn by weight at the end.
         weighted: resample the particles by their weights, which makes the law consistent in K. The
             weights in the result are unbiased either way.
+        temper: of `Particles`; None is 0 for one particle, as in the paper, whose choices have to lead
+            to the tilt alone, and 2 where weights make up for what they lack.
         options: of `Particles`.
 
     Paper: SVDD, arXiv:2408.08252; the weights are ours.
@@ -82,12 +84,15 @@ class SVDD(Particles):
         strength: float = 1.0,
         particles: int = 1,
         weighted: bool = False,
+        temper: float | None = None,
         **options: Any,  # noqa: ANN401
     ) -> None:
         across = "weights" if weighted else "none"
+        if temper is None:
+            temper = 2.0 if weighted or particles > 1 else 0.0
         super().__init__(
             loss, candidates=candidates, particles=particles, select="categorical", across=across,
-            strength=strength, **options,
+            strength=strength, temper=temper, **options,
         )  # fmt: skip
 
 

@@ -30,13 +30,13 @@ def components(target: int = 1, threshold: float = 0.0) -> _Combined:
 
     def counted(x: Tensor) -> Tensor:
         bright = (x.mean(1) > threshold).cpu().numpy()
-        return torch.tensor([abs(_regions(b) - target) for b in bright], dtype=torch.float64)
+        return torch.tensor([abs(regions(b) - target) for b in bright], dtype=torch.float64)
 
     return as_loss(counted)
 
 
-def _regions(bright: np.ndarray) -> int:
-    """Count the 4-connected regions of a bool picture (H, W) by flooding one after the other."""
+def regions(bright: np.ndarray) -> int:
+    """Return the number of 4-connected regions of a bool picture (H, W)."""
     left, count = bright.copy(), 0
     while left.any():
         count += 1

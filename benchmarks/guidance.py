@@ -1,0 +1,209 @@
+"""Guidance by rules that have no gradient: what each method gains, and what it costs.
+
+On shipped models, three rules and equal evaluations: the loss, the diversity (root mean square
+distance of pixels to their class's mean, over that of unguided samples) and the fidelity (Frechet
+distance over the shipped classifier's features to real pictures, beside that of unguided samples).
+Labels are given in turn, so no method can please a rule by its choice of class. The colour network
+needs REDRIFT_CIFAR10 for real pictures; its fidelity is left out otherwise. Also: a tilted mixture with
+known answer; the mean final loss against the candidates; and the share of a run spent waiting for a
+slow rule, here or in other processes.
+"""
+
+import time
+
+import torch
+
+import redrift as rd
+from benchmarks import _slow, _tilted
+from benchmarks.frechet import real_pictures
+from redrift.guidance import SCG, SVDD, BestOfN, FKSteering, Pooled, TreeG, as_loss, rules
+from redrift.metrics import frechet, frechet_floor
+from redrift.metrics.frechet import halves
+from redrift.pretrained import classifier
+
+RULES = {
+    "digits": {
+        "symmetry": rules.symmetry(),
+        "two regions": rules.components(2),
+        "brightness 0": rules.brightness(0.0, levels=32),
+    },
+    "cifar10": {
+        "symmetry": rules.symmetry(),
+        "two regions": rules.components(2),
+        "JPEG of 700 bytes": rules.jpeg_size(700),
+    },
+}
+SIZES = {"digits": (120, 20), "cifar10": (16, 16)}  # samples, steps
+COLOUR = ("none", "best of n", "SCG", "SVDD", "FK")  # the colour network is slow
+DRAWS, SEED = 8, 21
+COUNTS = (1, 2, 4, 8, 16)
+
+
+def generators(n, seed=SEED):
+    return [torch.Generator().manual_seed(1000 * seed + i) for i in range(n)]
+
+
+def active(plan, first):
+    """Return how many steps but the last begin below a fraction of the horizon, and how many not."""
+    shares = plan.times[:-2] / plan.process.horizon
+    below = int((shares <= first).sum())
+    return below, len(shares) - below
+
+
+def presets(plan, strength):
+    """Return every preset at the evaluations of DRAWS plain runs, or just below."""
+    N = len(plan.rows)
+    A, rest = active(plan, 0.75)
+    scg = (DRAWS * N - 1 - rest) // A
+    beams = (DRAWS * N // 2 - 1 - rest) // A
+    weigh = {"strength": strength}
+    return {
+        "none": lambda loss: BestOfN(loss, 1),
+        "best of n": lambda loss: BestOfN(loss, DRAWS),
+        "SCG": lambda loss: SCG(loss, candidates=scg),
+        "TreeG": lambda loss: TreeG(loss, beams=2, candidates=beams),
+        "SVDD": lambda loss: SVDD(loss, candidates=DRAWS, **weigh),
+        "weighted SVDD": lambda loss: SVDD(
+            loss, candidates=2, particles=DRAWS // 2, weighted=True, **weigh
+        ),
+        "FK": lambda loss: FKSteering(loss, particles=DRAWS, **weigh),
+        "FK, max": lambda loss: FKSteering(loss, particles=DRAWS, potential="max", **weigh),
+        "FK, sum": lambda loss: FKSteering(loss, particles=DRAWS, potential="sum", **weigh),
+    }
+
+
+def draw(model, plan, labels, policy, seed=SEED):
+    """Return samples, one class after the other, and the evaluations of one."""
+    n = len(labels)
+    x = rd.sample(model, plan, shape=(n, *model.card["shape"]), cond={"label": labels},
+                  policy=policy, batch_size=40, generator=generators(n, seed))  # fmt: skip
+    return x, policy.results[-1].evaluations
+
+
+def scattered(x, labels):
+    """Return the root mean square distance of pixels to the mean of their class."""
+    kinds = [x[labels == c].double() for c in labels.unique()]
+    total = sum(float((own - own.mean(0)).square().sum()) for own in kinds)
+    return (total / x.numel()) ** 0.5
+
+
+def compare(name, quick):
+    """Return the table of one model: for each rule and method loss, diversity and fidelity."""
+    model = rd.pretrained(name)
+    n, steps = (20, 10) if quick else SIZES[name]
+    plan = rd.ddpm(model.process, rd.timegrid(model.process, steps))
+    labels = torch.arange(n) % (4 if name == "cifar10" else 10)
+    features = classifier(name).features
+    real = real_pictures(name)
+    found = {"samples": n, "steps": steps, "rules": {}}
+    if real is not None:
+        images, kinds = real
+        keep = kinds <= int(labels.max())
+        images, kinds = images[keep], kinds[keep]
+        g = torch.Generator().manual_seed(SEED)
+        found["floor"] = frechet_floor(images, features, size=n, strata=kinds, generator=g)
+        held = images[halves(len(images), len(images) // 2, kinds, generator=g)[0]]
+    for title, loss in RULES[name].items():
+        rows = found["rules"][title] = {}
+        plain, _ = draw(model, plan, labels, BestOfN(loss, 1))
+        scatter = scattered(plain, labels)
+        strength = 4.0 / max(float(loss(plain).std()), 1e-9)
+        for method, preset in presets(plan, strength).items():
+            if method not in COLOUR and name == "cifar10":
+                continue
+            began = time.process_time()
+            x, evaluations = draw(model, plan, labels, preset(loss))
+            J = loss(x)
+            row = rows[method] = {
+                "loss": float(J.mean()), "loss_se": float(J.std()) / n**0.5,
+                "evaluations": evaluations, "diversity": scattered(x, labels) / scatter,
+                "frechet": frechet(x.clamp(-1, 1), held, features) if real is not None else None,
+                "seconds": time.process_time() - began,
+            }  # fmt: skip
+            text = "".join(f" {k} {v:.4g}" for k, v in row.items() if v is not None)
+            print(f"{name:8s} {title:18s} {method:14s}{text}", flush=True)
+    return found
+
+
+def against_candidates(quick):
+    """Return the mean final loss of SCG on digits over many seeds, against n."""
+    model = rd.pretrained("digits")
+    seeds, steps = (32, 8) if quick else (256, 20)
+    plan = rd.ddpm(model.process, rd.timegrid(model.process, steps))
+    labels = torch.arange(seeds) % 10
+    found = {"seeds": seeds, "steps": steps, "candidates": list(COUNTS), "rules": {}}
+    for title, loss in RULES["digits"].items():
+        values = [
+            loss(draw(model, plan, labels, SCG(loss, candidates=n), seed=5)[0]) for n in COUNTS
+        ]
+        found["rules"][title] = {
+            "loss": [float(v.mean()) for v in values],
+            "se": [float(v.std()) / seeds**0.5 for v in values],
+        }
+        print(title, found["rules"][title], flush=True)
+    return found
+
+
+def waiting(quick):
+    """Return the share of a run's wall time that the network stands still for a slow rule."""
+    model = rd.pretrained("cifar10")
+    plan = rd.ddpm(model.process, rd.timegrid(model.process, 4 if quick else 8))
+    labels = torch.arange(4)
+
+    def here(x):
+        return torch.tensor([_slow.busy(row) for row in x.numpy()], dtype=torch.float64)
+
+    pooled = Pooled(_slow.busy, workers=1)
+    pooled(torch.zeros(1, 3, 32, 32))  # starts the worker
+    found, samples = {}, {}
+    for name, loss, chunk in (
+        ("in this process", as_loss(here), None),
+        ("one worker, at once", pooled, None),
+        ("one worker, in chunks", pooled, 8),
+    ):
+        guide = SCG(loss, candidates=16, active=(1.0, 0.0), max_batch=chunk)
+        began = time.perf_counter()
+        samples[name], _ = draw(model, plan, labels, guide)
+        wall = time.perf_counter() - began
+        waited = sum(result.waited for result in guide.results)
+        found[name] = {"seconds": wall, "waited": waited, "share": waited / wall}
+        print(name, found[name], flush=True)
+    pooled.close()
+    first, *others = samples.values()
+    found["same samples"] = all(bool(torch.allclose(first, x, atol=1e-4)) for x in others)
+    return found
+
+
+def run(quick):
+    return {
+        "tilted": _tilted.table(100 if quick else 1000),
+        "waiting": waiting(quick),
+        "models": {name: compare(name, quick) for name in (("digits",) if quick else SIZES)},
+        "candidates": against_candidates(quick),
+    }
+
+
+def plot(result, target):
+    import matplotlib.pyplot as plt
+
+    models = list(result["models"])
+    figure, axes = plt.subplots(
+        1, 3 * len(models) + 1, figsize=(3.6 * (3 * len(models) + 1), 3.6), squeeze=False
+    )
+    places = iter(axes[0])
+    for name in models:
+        for title, rows in result["models"][name]["rules"].items():
+            axis = next(places)
+            for method, row in rows.items():
+                axis.plot(row["diversity"], row["loss"], "o")
+                axis.annotate(method, (row["diversity"], row["loss"]), fontsize=7)
+            axis.set(title=f"{name}, {title}", xlabel="diversity / unguided", ylabel="loss")
+    axis = next(places)
+    for title, values in result["candidates"]["rules"].items():
+        share = [v / values["loss"][0] for v in values["loss"]]
+        axis.plot(result["candidates"]["candidates"], share, "o-", label=title)
+    axis.set(title="SCG, digits", xlabel="candidates", ylabel="loss / unguided", xscale="log")
+    axis.legend()
+    figure.tight_layout()
+    figure.savefig(target, format="png", dpi=110)
+    plt.close(figure)
