@@ -4,11 +4,12 @@ A `Process` says what noise does to data, a `Denoiser` predicts on it, a `Plan` 
 `sample` walks the plan.
 """
 
-from redrift import collage, control, denoise, process, solvers, targets
+from redrift import collage, control, denoise, guidance, filters, process, solvers, targets
 from redrift._core.errors import NumericalError
 from redrift.calibration import calibrate
 from redrift.control import PIS
 from redrift.denoise import Denoiser, Guided, load, save
+from redrift.guidance import SCG
 from redrift.pretrained import pretrained
 from redrift.process import (
     CLD,
@@ -47,6 +48,7 @@ __all__ = [
     "CLD",
     "EDM",
     "PIS",
+    "SCG",
     "VE",
     "VP",
     "Blur",
@@ -70,6 +72,7 @@ __all__ = [
     "dpmpp",
     "exponential_sde",
     "gddim",
+    "guidance",
     "heun",
     "ipndm",
     "krogstad",

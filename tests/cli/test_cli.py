@@ -82,6 +82,8 @@ def test_demo_prints_the_errors_and_draws(tmp_path):
     found = figures("demo", "--quick", "--out", tmp_path / "new")
     errors = found["errors"]["digits"]
     assert errors["DEIS"]["defect"] < errors["DDIM"]["defect"] / 2
+    for losses in found["guide"].values():
+        assert losses["SCG"] < losses["unguided"]
     with Image.open(tmp_path / "new" / "digits.png") as image:
         assert image.width > 400
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from redrift.cli import demo_collage
+from redrift.cli import demo_collage, demo_guide
 from redrift.cli.pictures import grid, save_picture, stack
 from redrift.cli.report import Report
 from redrift.cli.sampling import defects
@@ -41,9 +41,11 @@ def run(report: Report, out: Path, *, quick: bool) -> None:
         errors[name] = _compare(report, name, n, out / f"{name}.png")
         report.print(f"{name}: {time.perf_counter() - started:.1f} s\n")
     collage = demo_collage.run(report, out, quick=quick)
+    guide = demo_guide.run(report, out, quick=quick)
     report.finish(
-        model=list(errors), evaluations=_BUDGET, plan=list(_PLANS), errors=errors, collage=collage
-    )
+        model=list(errors), evaluations=_BUDGET, plan=list(_PLANS), errors=errors, collage=collage,
+        guide=guide,
+    )  # fmt: skip
 
 
 def _compare(report: Report, name: str, n: int, path: Path) -> dict[str, dict[str, float]]:
