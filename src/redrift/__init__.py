@@ -4,7 +4,7 @@ A `Process` says what noise does to data, a `Denoiser` predicts on it, a `Plan` 
 `sample` walks the plan.
 """
 
-from redrift import collage, control, denoise, guidance, filters, process, solvers, targets
+from redrift import collage, control, denoise, filters, guidance, process, solvers, targets
 from redrift._core.errors import NumericalError
 from redrift.calibration import calibrate
 from redrift.control import PIS
