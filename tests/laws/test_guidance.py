@@ -210,6 +210,25 @@ def test_weights_are_unbiased_by_enumeration_of_a_finite_chain(monkeypatch, n, p
     assert sum(outcomes) == pytest.approx(exact, rel=1e-12)
 
 
+@pytest.mark.parametrize("end", ["min", "denoise", "zero"])
+@pytest.mark.parametrize("potential", ["difference", "max", "sum"])
+def test_potentials_of_one_path_multiply_to_the_tilt_of_its_sample(end, potential):
+    plan = rd.ddpm(VP, rd.timegrid(VP, 12), end=end)
+    guide = FKSteering(rule, particles=1, strength=0.7, potential=potential)
+    x, result = run(guide, 16, plan=plan)
+    assert torch.allclose(result.loss, rule(x))
+    assert torch.allclose(result.weights.log_w[:, 0], -0.7 * rule(x))
+
+
+@pytest.mark.parametrize("end", ["denoise", "zero"])
+def test_plans_that_end_clean_are_guided_too(end):
+    plan = rd.ddpm(VP, rd.timegrid(VP, 30), end=end)
+    for guide in (SCG(rule, candidates=8), TreeG(rule, beams=2, candidates=4), BestOfN(rule, 8)):
+        x, result = run(guide, 64, plan=plan)
+        assert torch.allclose(result.loss, rule(x))
+        assert float(result.loss.mean()) < 0.25 * float(rule(run(BestOfN(rule, 1), 64)[0]).mean())
+
+
 @pytest.mark.parametrize(
     "make",
     [

@@ -42,11 +42,6 @@ from redrift.sampling import draw
 from redrift.solvers import Law, Move
 
 Potential = Literal["difference", "max", "sum"]
-_PROPOSALS, _PARTICLES, _ENDS = (
-    ("argmax", "categorical"),
-    ("none", "weights", "top"),
-    ("draw", "best"),
-)
 
 
 class _Judged(NamedTuple):
@@ -121,9 +116,9 @@ class Particles:
         self.loss = as_loss(loss)
         self.width = whole("particles", particles)
         self.candidates = whole("candidates", candidates)
-        self.select = choose("select", select, _PROPOSALS)
-        self.across = choose("across", across, _PARTICLES)
-        self.end = choose("end", end, _ENDS)
+        self.select = choose("select", select, ("argmax", "categorical"))
+        self.across = choose("across", across, ("none", "weights", "top"))
+        self.end = choose("end", end, ("draw", "best"))
         self.potential = choose("potential", potential, ("difference", "max", "sum"))
         self.every = whole("every", every)
         self.strength, self.temper, self.threshold = float(strength), float(temper), threshold
@@ -164,7 +159,7 @@ class Particles:
 
     def __call__(self, law: Law, model: Denoiser, wants: str, *, generator: Generators) -> Move:
         """Choose the next states."""
-        self._generator = generator
+        self._generator, self._process = generator, model.process
         rows = len(law.mean)
         if self._log_w is None:
             self._log_w = torch.zeros(rows // self.width, self.width, dtype=torch.float64)
@@ -357,6 +352,8 @@ class Particles:
 
     def finish(self, x: Tensor) -> Tensor:
         """Return one row per sample: drawn by weight, or the best."""
+        if self._ended is None:
+            self._judge_end(x)
         assert self._ended is not None
         if self.active != (1.0, 0.0) and self._step == 0:
             raise ValueError(
@@ -378,7 +375,17 @@ class Particles:
         self.results.append(result)
         return x if K == 1 else x[(pick + K * torch.arange(B)).to(x.device)]
 
+    def _judge_end(self, x: Tensor) -> None:
+        """Evaluate the rule on the samples of a plan whose last rows draw no noise."""
+        if self._process is None:
+            raise ValueError("the plan drew no noise, so nothing was guided; use rd.ddpm.")
+        B, K = self._log_w.shape
+        self._ended = self._submit(self._process.data(x))().cpu().reshape(B, K, -1).sum(2)
+        if self.weighted:
+            self._log_w = self._log_w - self.strength * self._ended + self._before
+
     # per-run state, set by `begin`
+    _process: Any = None
     _log_w: Any = None
     _before: Any = None
     _ended: Any = None
