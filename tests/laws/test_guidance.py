@@ -220,6 +220,51 @@ def test_potentials_of_one_path_multiply_to_the_tilt_of_its_sample(end, potentia
     assert torch.allclose(result.weights.log_w[:, 0], -0.7 * rule(x))
 
 
+def test_the_maximum_potential_keeps_the_best_so_far():
+    seen = []
+
+    class Spy(FKSteering):
+        def _weigh(self, law, judged, generator):
+            move = super()._weigh(law, judged, generator)
+            seen.append(self._before[:, 0])
+            return move
+
+    run(Spy(rule, particles=1, potential="max"), 32)
+    held = torch.stack(seen[:-1])  # the last one is the tilt itself
+    assert bool((held.diff(dim=0) <= 0).all())
+    assert bool((held[-1] <= held[0]).all())
+
+
+def test_the_temper_keeps_the_weights_even():
+    # untempered potentials trust the blurry predictions at high noise, and resample on them
+    first = []
+    for temper in (2.0, 0.0):
+        _, result = run(FKSteering(rule, particles=16, temper=temper), 64)
+        early = [ess for step, ess in result.ess if step < 15]
+        first.append(min(early))
+    assert first[0] > 0.9 > 0.7 > first[1]
+
+
+def test_beams_descend_from_the_candidates_they_are():
+    # of K n candidates the K best are kept: each lies where its own parent's law put it
+    seen = []
+
+    class Spy(TreeG):
+        def _top(self, law, judged, generator):
+            move = super()._top(law, judged, generator)
+            seen.append((judged, move))
+            return move
+
+    run(Spy(rule, beams=3, candidates=4, active=(1.0, 0.0)), 8)
+    for judged, move in seen:
+        B, K = 8, 3
+        best = judged.loss.reshape(B, -1).sort(1).values[:, :K]
+        kept = judged.loss[move.ancestors]  # the candidates of the parents
+        found = (judged.x[move.ancestors] == move.x[:, None]).all(-1)  # which of them it is
+        assert bool((found.sum(1) == 1).all())
+        assert torch.equal(kept[found].reshape(B, K).sort(1).values, best)
+
+
 @pytest.mark.parametrize("end", ["denoise", "zero"])
 def test_plans_that_end_clean_are_guided_too(end):
     plan = rd.ddpm(VP, rd.timegrid(VP, 30), end=end)
