@@ -9,6 +9,7 @@ from redrift._core.errors import NumericalError
 from redrift.calibration import calibrate
 from redrift.control import PIS
 from redrift.denoise import Denoiser, Guided, load, save
+from redrift.filters import StateSpace, particle_filter
 from redrift.guidance import SCG
 from redrift.pretrained import pretrained
 from redrift.process import (
@@ -59,6 +60,7 @@ __all__ = [
     "NumericalError",
     "OrnsteinUhlenbeck",
     "Plan",
+    "StateSpace",
     "SubVP",
     "TableProcess",
     "best_plan",
@@ -71,12 +73,14 @@ __all__ = [
     "denoise",
     "dpmpp",
     "exponential_sde",
+    "filters",
     "gddim",
     "guidance",
     "heun",
     "ipndm",
     "krogstad",
     "load",
+    "particle_filter",
     "plan_for",
     "pretrained",
     "process",

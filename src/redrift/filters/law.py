@@ -1,0 +1,95 @@
+"""What a filter says at one time: weighted particles, and what follows from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from redrift.filters.space import Euclidean, Space, covariance
+
+
+@dataclass(frozen=True, eq=False)
+class Law:
+    """Hold the filter's law at one time, of B data sets and N particles.
+
+    Attributes:
+        time: when.
+        particles: (B, N, *point).
+        log_weights: normalised, (B, N).
+        log_evidence: log p of all measurements so far (B,).
+        start_ess: effective share of the particles in the look-ahead (B,); 1 if there was none.
+        ancestors: index of each particle's ancestor there (B, N), or None.
+        calm: Rao-Blackwell states (B, N, *point) whose weighted mean is the mean, or None.
+        lags: fixed-lag means and variances (W + 1, B, d) at `lag_times`, or None.
+        lag_times: grid times of the window.
+        lost: states that were not finite and have weight 0, in all.
+    """
+
+    time: float
+    particles: Tensor
+    log_weights: Tensor
+    log_evidence: Tensor
+    start_ess: Tensor
+    ancestors: Tensor | None = None
+    calm: Tensor | None = None
+    lags: tuple[Tensor, Tensor] | None = None
+    lag_times: tuple[float, ...] = ()
+    lost: int = 0
+    space: Space = Euclidean()  # noqa: RUF009
+
+    @property
+    def mean(self) -> Tensor:
+        """Return the filter's mean (B, *point)."""
+        x = self.particles if self.calm is None else self.calm
+        return self.space.mean(x, self.log_weights.exp())
+
+    @property
+    def cov(self) -> Tensor:
+        """Return the covariance (B, d, d), around the particles' own mean."""
+        w = self.log_weights.exp()
+        return covariance(self.space, self.space.mean(self.particles, w), self.particles, w)
+
+    @property
+    def ess(self) -> Tensor:
+        """Return the effective sample size (B,) as a fraction of N."""
+        return effective(self.log_weights)
+
+    @property
+    def unique(self) -> Tensor:
+        """Return how many different ancestors the particles have (B,)."""
+        n = self.log_weights.shape[-1]
+        if self.ancestors is None:
+            return torch.full_like(self.log_evidence, n)
+        order = self.ancestors.sort(-1).values
+        return 1.0 + (order.diff(dim=-1) != 0).sum(-1).to(self.log_evidence)
+
+    def quantile(self, q: float) -> Tensor:
+        """Return the weighted q-quantile of every coordinate (B, d), q in (0, 1)."""
+        return weighted_quantile(self.particles, self.log_weights, q)
+
+
+def effective(log_w: Tensor) -> Tensor:
+    """Return (sum w)^2 / sum w^2 over N for normalised log-weights (..., N)."""
+    return (1 / (2 * log_w).exp().sum(-1) / log_w.shape[-1]).clamp(max=1)
+
+
+def weighted_quantile(x: Tensor, log_w: Tensor, q: float) -> Tensor:
+    """Return the q-quantile of each coordinate of states (..., N, d) with weights (..., N).
+
+    Raises:
+        ValueError: if q is outside (0, 1).
+    """
+    if not 0 < q < 1:
+        raise ValueError(f"q={q!r} must lie between 0 and 1.")
+    values, order = x.sort(-2)
+    mass = log_w.exp().unsqueeze(-1).expand_as(x).gather(-2, order).cumsum(-2)
+    at = (mass < q * mass[..., -1:, :]).sum(-2, keepdim=True).clamp(max=x.shape[-2] - 1)
+    return values.gather(-2, at).squeeze(-2)
+
+
+def select(x: Tensor, index: Tensor) -> Tensor:
+    """Return x (B, N, *point) at index (B, n)."""
+    at = index.reshape(*index.shape, *[1] * (x.ndim - 2))
+    return x.gather(1, at.expand(*index.shape, *x.shape[2:]))

@@ -1,0 +1,313 @@
+r"""Particle filters as a fold: state, measurement -> state, law.
+
+`ParticleFilter.update` takes one measurement and keeps what the next one needs, so memory is
+constant in time; `particle_filter` folds a record. A proposal says how particles are moved to the
+time of the newest measurement: `Bootstrap` here, the path-integral family in `pathintegral`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from redrift._core.errors import NumericalError, whole
+from redrift._core.rng import Generators, normal
+from redrift.filters.guide import Window
+from redrift.filters.law import Law, effective, select
+from redrift.filters.sensors import Reading
+from redrift.filters.statespace import StateSpace
+from redrift.measure import resample
+
+
+class Datum(NamedTuple):
+    """Hold one measurement: y (B, p) at a grid time, the time since the last one, its fullness."""
+
+    time: float
+    y: Tensor
+    gap: float
+    full: bool
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Hold what a filter needs to go on; pickles, and never grows with time.
+
+    Attributes:
+        grid: times from the window's start to now.
+        data: measurements after the window's start.
+        path: particles on the grid up to the last law, (w + 1, B, N, *point), or None at first.
+        tail: sum of the log-increments after each of these times, (w + 1, B, N).
+        log_w: normalised log-weights (B, N).
+        log_z: log-evidence (B,).
+        last: time of the last law.
+        batch: number of data sets.
+        archive: earlier laws (time, particles, log-weights, log-evidence), for mode="archive".
+    """
+
+    grid: tuple[float, ...]
+    batch: int
+    last: float
+    data: tuple[Datum, ...] = ()
+    path: Tensor | None = None
+    tail: Tensor | None = None
+    log_w: Tensor | None = None
+    log_z: Tensor | None = None
+    archive: tuple[tuple[float, Tensor, Tensor, Tensor], ...] = ()
+
+    @property
+    def time(self) -> float:
+        """Return the time of the last measurement."""
+        return self.grid[-1]
+
+
+class Proposal(Protocol):
+    """Describe how particles reach the newest measurement."""
+
+    @property
+    def stride(self) -> float | None:
+        """Return the least time between laws; None gives one per measurement."""
+        ...
+
+    def emit(
+        self, filter: ParticleFilter, state: State, generator: Generators, /
+    ) -> tuple[State, Law]:
+        """Return the state and the law at the end of state.grid."""
+        ...
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Move particles by the model alone, weigh by the sensors, resample when weights degenerate.
+
+    Args:
+        threshold: effective share of particles below which they are resampled.
+        scheme: of resampling, see `redrift.measure.resample`.
+
+    Paper: Gordon, Salmond and Smith (1993).
+    """
+
+    threshold: float = 0.5
+    scheme: str = "systematic"
+    stride: float | None = None
+
+    def emit(
+        self, filter: ParticleFilter, state: State, generator: Generators, /
+    ) -> tuple[State, Law]:
+        """Return the state and the law at the end of state.grid."""
+        model, n, index = filter.model, filter.particles, None
+        window = make_window(model, state.grid, state.data, filter.like)
+        if state.path is None or state.log_w is None or state.log_z is None:
+            x = model.draw(state.batch, n, generator, filter.like)
+            log_w = x.new_full((state.batch, n), -math.log(n))
+            log_z = x.new_zeros(state.batch)
+            share = torch.ones_like(log_z)
+        else:
+            x, log_w, log_z = state.path[-1], state.log_w, state.log_z
+            share = effective(log_w)
+            x, log_w, index = renew(x, log_w, share, self.threshold, self.scheme, generator)
+        z = draw_noise(window, x, generator)
+        for k, (t, then) in enumerate(zip(window.times, window.times[1:])):  # noqa: B905
+            move = filter.push(x, t, then - t, z[k])
+            x = model.space.retract(model.advance(x, t, then - t), move)
+            if k + 1 in window.places:
+                j = window.places.index(k + 1)
+                one = replace(window, places=(0,), reading=pick(window.reading, j))
+                gain = one.log_likelihood(x.unsqueeze(0))
+                log_w = log_w if gain is None else log_w + gain[0]
+        x, log_w, lost = keep_finite(x, log_w)
+        log_w, log_z = normalise(log_w, log_z, state.time)
+        zero = torch.zeros_like(log_w).unsqueeze(0)
+        state = replace(
+            state, grid=state.grid[-1:], data=(), path=x.unsqueeze(0), tail=zero, log_w=log_w,
+            log_z=log_z, last=state.time,
+        )  # fmt: skip
+        law = Law(state.time, x, log_w, log_z, share, index, lost=lost, space=model.space)
+        return state, law
+
+
+def renew(
+    x: Tensor,
+    log_w: Tensor,
+    share: Tensor,
+    threshold: float,
+    scheme: str,
+    generator: Generators,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Resample the data sets whose effective share is below a threshold, to equal weights."""
+    low = share < threshold
+    if not bool(low.any()):
+        return x, log_w, None
+    n = log_w.shape[-1]
+    index = resample(log_w, n, scheme, generator)
+    if not bool(low.all()):
+        keep = torch.arange(n, device=index.device).expand_as(index)
+        index = torch.where(low.unsqueeze(-1), index, keep)
+    flat = torch.full_like(log_w, -math.log(n))
+    return select(x, index), torch.where(low.unsqueeze(-1), flat, log_w), index
+
+
+def draw_noise(window: Window, x: Tensor, generator: Generators) -> Tensor:
+    """Return standard normal numbers (W, B, N, m) for the steps of a window."""
+    h = window.times[1] - window.times[0]
+    m = window.model.root(x, window.times[0], h).shape[-1]
+    shape = (*x.shape[:2], window.steps, m)
+    return normal(shape, generator, dtype=x.dtype, device=x.device).movedim(2, 0)
+
+
+def make_window(
+    model: StateSpace, grid: Sequence[float], data: Sequence[Datum], like: Tensor
+) -> Window:
+    """Return the window of a grid, with those data that lie inside it."""
+    at = {t: i for i, t in enumerate(grid)}
+    inside = [d for d in data if d.time in at and at[d.time] > 0]
+    if not inside:
+        return Window(model, tuple(grid), (), None)
+    y = torch.stack([d.y for d in inside]).unsqueeze(2)
+    facts = like.new_tensor([[d.time, d.gap] for d in inside])
+    t, gap = (facts[:, i].reshape(-1, 1, 1, 1) for i in (0, 1))
+    reading = Reading(y, t, gap, all(d.full for d in inside))
+    return Window(model, tuple(grid), tuple(at[d.time] for d in inside), reading)
+
+
+def pick(reading: Reading | None, j: int) -> Reading | None:
+    """Return one of several measurements."""
+    if reading is None:
+        return None
+    one = slice(j, j + 1)
+    return Reading(reading.y[one], reading.t[one], reading.gap[one], reading.full)
+
+
+def keep_finite(x: Tensor, log_w: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Give particles that are not finite weight 0, and say how many they were."""
+    if bool(torch.isfinite(x.sum() + log_w.sum())):
+        return x, log_w, 0
+    fine = torch.isfinite(x).flatten(2).all(-1) & ~log_w.isnan() & (log_w != torch.inf)
+    wide = fine.reshape(*fine.shape, *[1] * (x.ndim - 2))
+    x = torch.where(wide, x, torch.zeros_like(x))
+    return x, torch.where(fine, log_w, torch.full_like(log_w, -torch.inf)), int((~fine).sum())
+
+
+def normalise(log_w: Tensor, log_z: Tensor, time: float) -> tuple[Tensor, Tensor]:
+    """Return normalised log-weights and the log-evidence that their sum is added to.
+
+    Raises:
+        NumericalError: if all weights of a data set are 0.
+    """
+    total = log_w.logsumexp(-1)
+    if not bool(torch.isfinite(total).all()):
+        bad = (~torch.isfinite(total)).nonzero().flatten().tolist()
+        raise NumericalError(
+            f"at time {time:g} every particle has weight 0 in data sets {bad[:8]}: no particle "
+            "reached the measurement. Use more particles, a guide, a longer window, or a sensor "
+            "with heavy tails (nu=4).",
+            step=-1, time=time,
+        )  # fmt: skip
+    return log_w - total.unsqueeze(-1), log_z + total
+
+
+@dataclass(frozen=True, eq=False)
+class ParticleFilter:
+    """Filter a stream.
+
+    Args:
+        model: the state space.
+        particles: N.
+        proposal: `Bootstrap()`, or a member of the path-integral family.
+        smooth: keep fixed-lag means and variances with every law.
+
+    Cost:
+        Memory of N states per grid point of the window and data set; computed in float64.
+
+    Example:
+        >>> from redrift.filters import Gaussian, Sensor
+        >>> prior = Gaussian(torch.zeros(1), torch.eye(1))
+        >>> f = ParticleFilter(StateSpace(prior, -torch.eye(1), sensors=Sensor(torch.eye(1))), 10)
+        >>> state, law = f.update(f.init(), 0.5, torch.tensor([[0.3]]))
+    """
+
+    model: StateSpace
+    particles: int = 64
+    proposal: Proposal = field(default_factory=Bootstrap)
+    smooth: bool = False
+    device: torch.device | str = "cpu"
+    cache: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check."""
+        whole("particles", self.particles)
+
+    @property
+    def like(self) -> Tensor:
+        """Return an empty tensor of the dtype and device in use."""
+        return torch.empty(0, dtype=torch.float64, device=self.device)
+
+    def push(self, x: Tensor, t: float, h: float, z: Tensor) -> Tensor:
+        """Return the model's own noise G z at states x."""
+        G = self.model.root(x, t, h)
+        if G.shape[-1] == 1 and G.shape[-2] == 1:
+            return z * G[..., 0]
+        return z @ G.mT if G.ndim < 4 else (G @ z.unsqueeze(-1)).squeeze(-1)
+
+    def init(self, batch: int = 1) -> State:
+        """Return the state before any measurement, for a number of data sets."""
+        start = float(self.model.start)
+        return State((start,), whole("batch", batch), start)
+
+    def update(
+        self,
+        state: State,
+        t: float,
+        y: Tensor,
+        *,
+        flush: bool = False,
+        generator: Generators = None,
+    ) -> tuple[State, Law | None]:
+        """Take one measurement.
+
+        Args:
+            state: from `init` or the last update; not changed.
+            t: its time, after the last one.
+            y: (B, p), or (p,) for one data set; NaN where missing.
+            flush: give a law even before the proposal's stride is over.
+            generator: one, one per data set, or None.
+
+        Returns:
+            The new state, and the law, or None before the stride is over.
+
+        Raises:
+            ValueError: if t does not increase, or y has changed its shape or is infinite.
+            NumericalError: if all particles have weight 0, with the time.
+        """
+        t = float(t)
+        if not t > state.time + 1e-12 or not math.isfinite(t):
+            raise ValueError(
+                f"time {t!r} does not come after {state.time!r}: times must be finite, increase, "
+                f"and lie after the model's start ({self.model.start:g})."
+            )
+        y = torch.as_tensor(y).to(self.like)
+        y = y.unsqueeze(0) if y.ndim == 1 else y
+        if y.shape != (state.batch, self.model.measured):
+            raise ValueError(
+                f"y has shape {tuple(y.shape)} at time {t:g}, expected ({state.batch}, "
+                f"{self.model.measured}): one row per data set, one number per measured value "
+                "(NaN where missing)."
+            )
+        missing = y.isnan()
+        if bool(y.isinf().any()):
+            raise ValueError(f"y is infinite at time {t:g}: mark missing values by NaN.")
+        full = not bool(missing.any())
+        before = state.data[-1].time if state.data else state.time
+        data = state.data
+        if full or not bool(missing.all()):
+            data = (*data, Datum(t, y, t - before, full))
+        grid = (*state.grid, *self.model.grid(state.time, t))
+        state = replace(state, grid=grid, data=data)
+        stride = self.proposal.stride
+        if not flush and stride is not None and t - state.last < stride - 1e-9:
+            return state, None
+        return self.proposal.emit(self, state, generator)

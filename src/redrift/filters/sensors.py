@@ -1,0 +1,248 @@
+r"""Sensors: the log-potential of a measurement, and its quadratic form around a point.
+
+Every kind of measurement is a log-potential l(x) at a point of the time grid:
+
+    discrete      y ~ N(h(x), R)                 l = log N(y; h(x), R)
+    increment     dY = h(X) dt + R^(1/2) dB      l = dY' R^-1 h - |h|^2_{R^-1} dt / 2
+    Student       (y - h) / scale ~ t_nu         each component alone
+    anything      log_prob(y, x, t)
+
+An increment is over the interval that ends at its time and is read there; sensor and signal noise
+are independent, so the limit is Ito's. It is the density against Brownian motion, so l differs from
+the discrete one of dY / dt with covariance R / dt by log N(dY; 0, R dt), whatever x is.
+NaN is a missing value: l is then the density of the components that are there, 0 if there are none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from redrift._core.errors import choose
+from redrift.filters._jacobian import hessian, jacobian
+
+Field = Callable[[Tensor, Tensor], Tensor]
+KINDS = ("discrete", "increment")
+
+
+class Reading(NamedTuple):
+    """Hold measurements at J points of time.
+
+    Attributes:
+        y: (J, B, 1, p), NaN where missing.
+        t: times (J, 1, 1, 1).
+        gap: time since the measurement before, (J, 1, 1, 1).
+        full: whether nothing is missing.
+    """
+
+    y: Tensor
+    t: Tensor
+    gap: Tensor
+    full: bool
+
+
+class Quadratic(NamedTuple):
+    """Hold l(retract(x, xi)) ~ value + slope' xi - xi' curvature xi / 2, curvature >= 0."""
+
+    curvature: Tensor
+    slope: Tensor
+    value: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Sensor:
+    """Describe one sensor.
+
+    Args:
+        h: a matrix (p, d), or a function (x, t) of states (..., d) and times, giving (..., p).
+        cov: covariance R: a number (variance), (p,) variances or (p, p). Per measurement for
+            kind="discrete"; per unit of time for kind="increment" (dY has covariance R dt).
+        kind: "discrete" or "increment".
+        nu: degrees of freedom of Student's t in place of the Gaussian, with scales sqrt(diag R):
+            outliers then lose their pull.
+        log_prob: (y, x, t) -> (...), in place of h and cov.
+        size: p, where h is a function and cov a number.
+
+    Raises:
+        ValueError: if R is not symmetric and positive definite, or the arguments do not fit.
+
+    Example:
+        >>> Sensor(torch.tensor([[1.0, 0.0]]), 0.01).size
+        1
+    """
+
+    h: Tensor | Field | None = None
+    cov: float | Tensor = 1.0
+    kind: str = "discrete"
+    nu: float | None = None
+    log_prob: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    size: int | None = None
+    _root: Tensor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check, and fix the size and the root of R."""
+        choose("kind", self.kind, KINDS)
+        if (self.h is None) == (self.log_prob is None):
+            raise ValueError("give h (and cov) or log_prob, one of them.")
+        if self.nu is not None and not (self.nu > 0 and self.kind == "discrete"):
+            raise ValueError(f"nu={self.nu!r} must be positive, and needs kind='discrete'.")
+        cov = torch.as_tensor(self.cov, dtype=torch.float64).detach()
+        size = self.size or (len(cov) if cov.ndim else None)
+        if isinstance(self.h, Tensor):
+            if self.h.ndim < 2:
+                raise ValueError(f"h has shape {tuple(self.h.shape)}, expected a matrix (p, d).")
+            size = size or self.h.shape[-2]
+            if size != self.h.shape[-2]:
+                raise ValueError(f"h has {self.h.shape[-2]} rows and cov is for {size} numbers.")
+        size = size or 1
+        object.__setattr__(self, "size", size)
+        if cov.ndim < 2:
+            cov = torch.diag_embed(cov.expand(size))
+        object.__setattr__(self, "_root", positive_root("cov", cov))
+
+    @property
+    def linear(self) -> bool:
+        """Say whether y is linear in x with Gaussian noise."""
+        return isinstance(self.h, Tensor) and self.nu is None
+
+    def R(self) -> Tensor:
+        """Return the covariance (p, p), with its gradient if it has one."""
+        cov = torch.as_tensor(
+            self.cov, dtype=None if isinstance(self.cov, Tensor) else torch.float64
+        )
+        return cov if cov.ndim >= 2 else torch.diag_embed(cov.expand(self.size or 1))
+
+    def predict(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return h(x) (..., p)."""
+        if isinstance(self.h, Tensor):
+            return x @ self.h.to(x).mT
+        if self.h is None:
+            raise ValueError("a sensor given by log_prob predicts no value.")
+        return self.h(x, t)
+
+    def log_likelihood(self, reading: Reading, x: Tensor) -> Tensor:
+        """Return l (J, B, N) at states (J, B, N, d)."""
+        if self.log_prob is not None:
+            return self._free(reading, x)
+        return self._score(reading, self.predict(x, reading.t))
+
+    def quadratic(self, reading: Reading, x: Tensor) -> Quadratic:
+        """Return the quadratic form of l at states (J, B, n, d): Gauss-Newton, or clipped.
+
+        The curvature of a free log_prob is minus its Hessian with negative parts cut off.
+        """
+        if self.log_prob is not None:
+            value, slope, second = hessian(lambda p: self._free(reading, p), x)
+            lam, vec = torch.linalg.eigh(-second)
+            return Quadratic(vec @ (lam.clamp(min=0).unsqueeze(-1) * vec.mT), slope, value)
+        if isinstance(self.h, Tensor):
+            at, H = x @ self.h.to(x).mT, self.h.to(x)
+        else:
+            at, H = jacobian(lambda p: self.predict(p, reading.t), x)
+        precision, error = self._precision(reading, at)
+        pulled = H.mT @ precision
+        slope = (pulled @ error.unsqueeze(-1)).squeeze(-1)
+        return Quadratic(pulled @ H, slope, self._score(reading, at))
+
+    def draw(self, x: Tensor, t: Tensor, gap: Tensor, noise: Tensor) -> Tensor:
+        """Return a measurement at states (..., d) from standard normal noise (..., p)."""
+        if self.log_prob is not None or self.nu is not None:
+            raise ValueError("simulate draws Gaussian sensors only: draw y from the states.")
+        value, spread = self.predict(x, t), noise @ self._root.to(x).mT
+        return value * gap + spread * gap.sqrt() if self.kind == "increment" else value + spread
+
+    def _free(self, reading: Reading, x: Tensor) -> Tensor:
+        seen = ~reading.y.isnan().any(-1)
+        if self.log_prob is None:
+            raise AssertionError
+        value = self.log_prob(reading.y.nan_to_num(), x, reading.t)
+        return torch.where(seen, value, torch.zeros_like(value))
+
+    def _precision(self, reading: Reading, at: Tensor) -> tuple[Tensor, Tensor]:
+        """Return W and e with the slope H' W e: W is 0 where y is missing."""
+        R = self.R().to(at)
+        y = reading.y if reading.full else reading.y.nan_to_num()
+        if self.nu is not None:
+            s = R.diagonal(dim1=-2, dim2=-1)
+            error = y - at
+            w = (self.nu + 1) / (self.nu * s + error * error)
+            return torch.diag_embed(w * ~reading.y.isnan()), error
+        if self.kind == "increment":
+            gap = reading.gap
+            seen = ~reading.y.isnan()
+            return gap.unsqueeze(-1) * _masked(R, seen, reading.full)[0], y / gap - at
+        return _masked(R, ~reading.y.isnan(), reading.full)[0], y - at
+
+    def _score(self, reading: Reading, at: Tensor) -> Tensor:
+        R = self.R().to(at)
+        seen = ~reading.y.isnan()
+        y = reading.y if reading.full else reading.y.nan_to_num()
+        if self.nu is not None:
+            nu, s = self.nu, R.diagonal(dim1=-2, dim2=-1)
+            head = math.lgamma((nu + 1) / 2) - math.lgamma(nu / 2)
+            each = head - 0.5 * (math.pi * nu * s).log()
+            each = each - (nu + 1) / 2 * torch.log1p((y - at) ** 2 / (nu * s))
+            return torch.where(seen, each, torch.zeros_like(each)).sum(-1)
+        W, log_norm = _masked(R, seen, reading.full)
+        if self.kind == "increment":
+            pulled = _times(W, at)
+            return (pulled * (y - 0.5 * reading.gap * at)).sum(-1)
+        error = y - at
+        return log_norm - 0.5 * (_times(W, error) * error).sum(-1)
+
+
+def _times(W: Tensor, v: Tensor) -> Tensor:
+    """Return W v for symmetric W (p, p) or (..., 1, p, p) and v (..., N, p)."""
+    if W.shape[-1] == 1:
+        return v * W[..., 0]
+    return v @ W if W.ndim == 2 else (W @ v.unsqueeze(-1)).squeeze(-1)
+
+
+def _masked(R: Tensor, seen: Tensor, full: bool) -> tuple[Tensor, Tensor]:
+    """Return the precision of the components that are seen, 0 elsewhere, and log (2 pi R)^(-1/2).
+
+    Missing rows and columns of R are replaced by those of the identity before it is inverted.
+    """
+    if full:
+        if R.shape[-1] == 1:
+            return 1 / R, -0.5 * (2 * math.pi * R[..., 0, 0]).log()
+        root = torch.linalg.cholesky(R)
+        count = R.shape[-1]
+    else:
+        m = seen.to(R)
+        both = m.unsqueeze(-1) * m.unsqueeze(-2)
+        root = torch.linalg.cholesky(R * both + torch.diag_embed(1 - m))
+        count = m.sum(-1)
+    precision = torch.cholesky_inverse(root)
+    half = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    log_norm = -0.5 * count * math.log(2 * math.pi) - half
+    return (precision if full else precision * both), log_norm  # pyright: ignore[reportPossiblyUnboundVariable]
+
+
+def positive_root(name: str, cov: Tensor, *, semi: bool = False) -> Tensor:
+    """Return a root of a covariance (..., d, d).
+
+    Raises:
+        ValueError: if it is not finite, symmetric, and positive definite (semi-definite if semi).
+    """
+    if cov.ndim < 2 or cov.shape[-1] != cov.shape[-2]:
+        raise ValueError(f"{name} has shape {tuple(cov.shape)}, expected square matrices (d, d).")
+    scale = cov.abs().amax()
+    if not bool(torch.isfinite(cov).all()) or bool((cov - cov.mT).abs().amax() > 1e-9 * scale):
+        raise ValueError(f"{name} is not a finite symmetric matrix: {cov.tolist()}.")
+    root, info = torch.linalg.cholesky_ex(cov)
+    if not bool(info.any()):
+        return root
+    lam, vec = torch.linalg.eigh(cov)
+    least = float(lam.amin())
+    if not semi or least < -1e-12 * float(scale):
+        raise ValueError(
+            f"{name} is not positive definite: its smallest eigenvalue is {least:.3g}. Give a "
+            "covariance (variances, not standard deviations), or add a small multiple of I."
+        )
+    return vec * lam.clamp(min=0).sqrt().unsqueeze(-2)
