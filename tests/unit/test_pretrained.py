@@ -1,7 +1,5 @@
 """The shipped classifiers are what their cards say."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -32,28 +30,6 @@ def test_a_classifier_maps_pictures_to_features_and_states_its_licence(name, sha
     assert {p.dtype for p in net.parameters()} == {torch.float32}
     assert card["licence"]
     assert card["test_accuracy"] > 0.75
-
-
-BUDGET = {
-    "cifar10": 10,
-    "cifar10-cld": 6,
-    "textures": 2,
-    "digits": 1,
-    "digits-cld": 1,
-    "digits-blur": 1,
-}
-
-
-def test_every_shipped_file_keeps_to_its_share_of_the_wheel():
-    import redrift.pretrained
-
-    folder = Path(redrift.pretrained.__file__).parent
-    assert set(names()) <= set(BUDGET)
-    for name in names():
-        assert (folder / f"{name}.safetensors").stat().st_size <= BUDGET[name] * 2**20, name
-    classifiers = list((folder / "classifiers").iterdir())
-    assert sum(file.stat().st_size for file in classifiers) <= 2**20
-    assert {file.suffix for file in classifiers} == {".safetensors"}  # no optimiser state
 
 
 def test_classifiers_are_not_among_the_models_to_sample():
