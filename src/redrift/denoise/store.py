@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def save(
     path: str | os.PathLike[str],
     *,
     card: Mapping[str, Any] | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | Callable[[str], torch.dtype] | None = None,
 ) -> None:
     """Write a denoiser to a safetensors file, whole or not at all.
 
@@ -41,7 +41,8 @@ def save(
         model: whose network is one of redrift.nn's (UNet, MLP).
         path: of the file; its folder must exist.
         card: JSON-able facts about the model, replacing model.card.
-        dtype: of the stored weights, such as torch.float16; None keeps them.
+        dtype: of the stored weights, such as torch.float16, or a function of a weight's name; None
+            keeps them.
 
     Raises:
         ValueError: if the network, its time or the process is the user's own.
@@ -54,8 +55,11 @@ def save(
             f"{' with a time of its own' if model.time is not None else ''}."
         )
     assert isinstance(model.net, torch.nn.Module)
+    chosen = dtype if callable(dtype) else lambda _: dtype
     weights = {
-        name: value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
+        name: value.detach()
+        .to("cpu", chosen(name) if value.is_floating_point() else None)
+        .contiguous()
         for name, value in model.net.state_dict().items()
     }
     metadata = {
