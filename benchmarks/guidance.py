@@ -33,7 +33,7 @@ RULES = {
         "JPEG of 700 bytes": rules.jpeg_size(700),
     },
 }
-SIZES = {"digits": (120, 20), "cifar10": (16, 16)}  # samples, steps
+SIZES = {"digits": (80, 16), "cifar10": (12, 12)}  # samples, steps
 COLOUR = ("none", "best of n", "SCG", "SVDD", "FK")  # the colour network is slow
 DRAWS, SEED = 8, 21
 COUNTS = (1, 2, 4, 8, 16)
@@ -67,8 +67,6 @@ def presets(plan, strength):
             loss, candidates=2, particles=DRAWS // 2, weighted=True, **weigh
         ),
         "FK": lambda loss: FKSteering(loss, particles=DRAWS, **weigh),
-        "FK, max": lambda loss: FKSteering(loss, particles=DRAWS, potential="max", **weigh),
-        "FK, sum": lambda loss: FKSteering(loss, particles=DRAWS, potential="sum", **weigh),
     }
 
 
@@ -128,7 +126,7 @@ def compare(name, quick):
 def against_candidates(quick):
     """Return the mean final loss of SCG on digits over many seeds, against n."""
     model = rd.pretrained("digits")
-    seeds, steps = (32, 8) if quick else (256, 20)
+    seeds, steps = (32, 8) if quick else (256, 10)
     plan = rd.ddpm(model.process, rd.timegrid(model.process, steps))
     labels = torch.arange(seeds) % 10
     found = {"seeds": seeds, "steps": steps, "candidates": list(COUNTS), "rules": {}}
@@ -176,7 +174,7 @@ def waiting(quick):
 
 def run(quick):
     return {
-        "tilted": _tilted.table(100 if quick else 1000),
+        "tilted": _tilted.table(100 if quick else 500),
         "waiting": waiting(quick),
         "models": {name: compare(name, quick) for name in (("digits",) if quick else SIZES)},
         "candidates": against_candidates(quick),
