@@ -14,6 +14,7 @@ from redrift.cli import sampling
 from redrift.cli.calibrate import calibrate
 from redrift.cli.collage import collage
 from redrift.cli.density import density
+from redrift.cli.filter import filter as filter_command
 from redrift.cli.guide import guide
 from redrift.cli.report import Device, Json, Report, Seed, Threads, plainly
 from redrift.pretrained import names, pretrained
@@ -180,6 +181,7 @@ def demo(
 app.command()(collage)
 app.command()(calibrate)
 app.command()(density)
+app.command("filter")(filter_command)
 app.command()(guide)
 
 

@@ -101,7 +101,7 @@ class Dense:
 
     Attributes:
         paths: (d + W m, W d + W m): from (x, z) to (x_1 .. x_W, eps_1 .. eps_W).
-        data: (J p + 1, W d + W m): from (measurements, 1) to the same.
+        data: (J p + 1, (W + 1) d + W m): from (measurements, 1) to the same.
         slope: (J p + 1, d): from (measurements, 1) to eta at the start.
         guide: of data that are all zero: holds Lam, and the determinants.
     """
@@ -123,18 +123,20 @@ class Dense:
     ) -> Walk:
         """Do what `walk` does for a guide, in one matrix product; z is (B, N, W, m)."""
         W, d = window.steps, x.shape[-1]
+        width = (W + 1) * d
         drift = (rows @ self.data).unsqueeze(1)
-        out = torch.cat([x, z.flatten(2)], -1) @ self.paths + drift
-        states = out[..., : W * d].unflatten(-1, (W, d)).movedim(2, 0)
-        eps = out[..., W * d :].unflatten(-1, (W, -1))
-        path = torch.cat([x.unsqueeze(0), states])
-        gain = 0.5 * ((z - eps) * (z + eps)).sum(-1).movedim(-1, 0) + self.guide.log_det
+        out = torch.baddbmm(drift, x, self.paths[:d].expand(len(x), -1, -1))
+        out = torch.baddbmm(out, z.flatten(2), self.paths[d:].expand(len(x), -1, -1))
+        path = out[..., :width].unflatten(-1, (W + 1, d)).permute(2, 0, 1, 3)
+        eps = out[..., width:].unflatten(-1, (W, -1))
+        ratio = ((z - eps) * (z + eps)).sum(-1).permute(2, 0, 1)
+        gain = torch.add(self.guide.log_det, ratio, alpha=0.5)
         calm = path[-1]
         if quiet:
-            last = slice((W - 1) * d, W * d)
+            last = slice(W * d, width)
             calm = x @ self.paths[:d, last] + drift[..., last]
         gain = add_data(gain, window, window.log_likelihood(path))
-        return Walk(path, gain, calm, eps.movedim(2, 0))
+        return Walk(path, gain, calm, eps.permute(2, 0, 1, 3))
 
 
 def dense(window: Window, like: Tensor, twist: bool) -> Dense:
@@ -162,7 +164,7 @@ def dense(window: Window, like: Tensor, twist: bool) -> Dense:
     a = chain.a[:, 0, 0]
     x = torch.cat([torch.eye(d, dtype=like.dtype), like.new_zeros(W * m, d)])
     y = like.new_zeros(count + 1, d)
-    states, noises, calm, pulls = [], [], [], []
+    states, noises, calm, pulls = [x], [], [y], []
     for k in range(W):
         z = like.new_zeros(d + W * m, m)
         root = torch.eye(m, dtype=like.dtype) if found.root is None else found.root[k, 0, 0]

@@ -70,6 +70,12 @@ class Law:
         return weighted_quantile(self.particles, self.log_weights, q)
 
 
+def log_sum(log_w: Tensor) -> Tensor:
+    """Return log sum exp over N, (...): NaN, not -inf, where all weights are 0."""
+    top = log_w.amax(-1, keepdim=True)
+    return (log_w - top).exp().sum(-1).log() + top.squeeze(-1)
+
+
 def effective(log_w: Tensor) -> Tensor:
     """Return (sum w)^2 / sum w^2 over N for normalised log-weights (..., N)."""
     return (1 / (2 * log_w).exp().sum(-1) / log_w.shape[-1]).clamp(max=1)

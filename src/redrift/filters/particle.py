@@ -18,7 +18,7 @@ from torch import Tensor
 from redrift._core.errors import NumericalError, whole
 from redrift._core.rng import Generators, normal
 from redrift.filters.guide import Window
-from redrift.filters.law import Law, effective, select
+from redrift.filters.law import Law, effective, log_sum, select
 from redrift.filters.sensors import Reading
 from redrift.filters.statespace import StateSpace
 from redrift.measure import resample
@@ -156,7 +156,7 @@ def draw_noise(window: Window, x: Tensor, generator: Generators) -> Tensor:
     h = window.times[1] - window.times[0]
     m = window.model.root(x, window.times[0], h).shape[-1]
     shape = (*x.shape[:2], window.steps, m)
-    return normal(shape, generator, dtype=x.dtype, device=x.device).movedim(2, 0)
+    return normal(shape, generator, dtype=x.dtype, device=x.device).permute(2, 0, 1, 3)
 
 
 def make_window(
@@ -184,7 +184,7 @@ def pick(reading: Reading | None, j: int) -> Reading | None:
 
 def keep_finite(x: Tensor, log_w: Tensor) -> tuple[Tensor, Tensor, int]:
     """Give particles that are not finite weight 0, and say how many they were."""
-    if bool(torch.isfinite(x.sum() + log_w.sum())):
+    if math.isfinite(float(x.sum() + log_w.sum())):
         return x, log_w, 0
     fine = torch.isfinite(x).flatten(2).all(-1) & ~log_w.isnan() & (log_w != torch.inf)
     wide = fine.reshape(*fine.shape, *[1] * (x.ndim - 2))
@@ -198,7 +198,7 @@ def normalise(log_w: Tensor, log_z: Tensor, time: float) -> tuple[Tensor, Tensor
     Raises:
         NumericalError: if all weights of a data set are 0.
     """
-    total = log_w.logsumexp(-1)
+    total = log_sum(log_w)
     if not bool(torch.isfinite(total).all()):
         bad = (~torch.isfinite(total)).nonzero().flatten().tolist()
         raise NumericalError(

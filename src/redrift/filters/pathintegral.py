@@ -27,7 +27,7 @@ from redrift._core.errors import choose, whole
 from redrift._core.rng import Generators, normal
 from redrift.filters.forward import Dense, Walk, dense, log_ratio, walk
 from redrift.filters.guide import Guide, Start, Window, nominal, times
-from redrift.filters.law import Law, effective, select
+from redrift.filters.law import Law, effective, log_sum, select
 from redrift.filters.observability import require_observable
 from redrift.filters.particle import (
     ParticleFilter,
@@ -310,7 +310,7 @@ class PathIntegral:
         ahead = log_w + psi
         if bool(ahead.isnan().any()):
             ahead = torch.where(ahead.isnan(), torch.full_like(ahead, -torch.inf), ahead)
-        total = ahead.logsumexp(-1, keepdim=True)
+        total = log_sum(ahead).unsqueeze(-1)
         share = effective(ahead - total)
         index = resample(ahead, n, self.scheme, generator)
         log_w = total - math.log(n) - psi.gather(-1, index)
@@ -329,7 +329,7 @@ class PathIntegral:
         z = draw_noise(window, x, generator)
         quiet = self.rao_blackwell
         if plan is not None and rows is not None:
-            run = plan.walk(window, rows, x, z.movedim(0, 2), quiet=quiet)
+            run = plan.walk(window, rows, x, z.permute(1, 2, 0, 3), quiet=quiet)
         else:
             run = walk(window, guide, x, z, quiet=quiet)
         return run, run.calm if quiet else None

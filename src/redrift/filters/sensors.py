@@ -180,14 +180,14 @@ class Sensor:
 
     def _score(self, reading: Reading, at: Tensor) -> Tensor:
         R = self.R().to(at)
-        seen = ~reading.y.isnan()
+        seen = reading.y if reading.full else ~reading.y.isnan()
         y = reading.y if reading.full else reading.y.nan_to_num()
         if self.nu is not None:
             nu, s = self.nu, R.diagonal(dim1=-2, dim2=-1)
             head = math.lgamma((nu + 1) / 2) - math.lgamma(nu / 2)
             each = head - 0.5 * (math.pi * nu * s).log()
             each = each - (nu + 1) / 2 * torch.log1p((y - at) ** 2 / (nu * s))
-            return torch.where(seen, each, torch.zeros_like(each)).sum(-1)
+            return torch.where(reading.y.isnan(), torch.zeros_like(each), each).sum(-1)
         W, log_norm = _masked(R, seen, reading.full)
         if self.kind == "increment":
             pulled = _times(W, at)
