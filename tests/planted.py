@@ -802,7 +802,7 @@ BUGS = [
         "guidance/particles.py",
         "None if prediction is None else prediction[ancestors])",
         "prediction)",
-        "test_guidance.py::test_the_normalising_constant_is_that_of_the_chain[Feynman-Kac]",
+        "test_guidance.py::test_the_prediction_that_is_carried_along_is_the_models_own[FK]",
     ),
     bug(
         "guidance returns the best particle where one is to be drawn",

@@ -1,5 +1,6 @@
 """Guidance: plain sampling where there is no choice, unbiased weights, the tilted law, and its limits."""
 
+import contextlib
 import itertools
 import math
 
@@ -144,6 +145,43 @@ def test_the_chosen_candidate_is_the_one_with_the_least_loss_at_the_next_level()
     law, judged, _ = seen[-1]
     assert law.last
     assert torch.allclose(judged.loss, rule(judged.x.flatten(0, 1)).reshape(8, 5))
+
+
+@pytest.mark.parametrize(
+    "guide",
+    [
+        SCG(rule, candidates=3),
+        SVDD(rule, candidates=3, particles=4, weighted=True, threshold=0.9),
+        FKSteering(rule, particles=6, threshold=0.99),
+        TreeG(rule, beams=3, candidates=2),
+    ],
+    ids=["SCG", "weighted SVDD", "FK", "TreeG"],
+)
+def test_the_prediction_that_is_carried_along_is_the_models_own(guide):
+    model, moved = toy(), []
+
+    class Spy:
+        needs_noise, coupled, width = True, False, guide.width
+
+        @contextlib.contextmanager
+        def begin(self):
+            with guide.begin() as self.act:
+                yield self
+
+        def finish(self, x):
+            return self.act.finish(x)
+
+        def __call__(self, law, model, wants, *, generator):
+            move = self.act(law, model, wants, generator=generator)
+            if move.prediction is not None:
+                own = model.ask(move.x, law.level, wants)
+                assert torch.allclose(move.prediction, own, atol=1e-12)
+                moved.append(move.ancestors)
+            return move
+
+    rd.sample(model, chain(20), shape=(8, 1), dtype=F64, policy=Spy(), generator=generator(1))
+    assert moved
+    assert guide.width == 1 or any(a is not None for a in moved)
 
 
 def test_evaluations_are_those_of_the_formula():
