@@ -798,6 +798,13 @@ BUGS = [
         "test_guidance.py::test_the_normalising_constant_is_that_of_the_chain[Feynman-Kac]",
     ),
     bug(
+        "guidance forgets from whom its particles descend",
+        "guidance/particles.py",
+        "        self._roots = self._roots.reshape(-1)[ancestors].reshape(B, K)\n",
+        "",
+        "test_guidance.py::test_the_roots_of_the_particles_are_those_of_their_ancestors",
+    ),
+    bug(
         "guidance keeps its old predictions at resampling",
         "guidance/particles.py",
         "None if prediction is None else prediction[ancestors])",

@@ -283,6 +283,30 @@ def test_the_temper_keeps_the_weights_even():
     assert first[0] > 0.9 > 0.7 > first[1]
 
 
+def test_the_roots_of_the_particles_are_those_of_their_ancestors():
+    for guide in (
+        FKSteering(rule, particles=6, threshold=0.99),
+        TreeG(rule, beams=4, candidates=2),
+    ):
+        seen = []
+
+        class Spy(type(guide)):
+            def __call__(self, law, model, wants, *, generator):
+                move = super().__call__(law, model, wants, generator=generator)
+                if move.ancestors is not None:
+                    seen.append(move.ancestors)  # noqa: B023
+                return move
+
+        guide.__class__ = Spy
+        _, result = run(guide, 4, plan=chain(20))
+        K = guide.width
+        roots = torch.arange(K).repeat(4)
+        for ancestors in seen:
+            roots = roots[ancestors]
+        assert torch.equal(result.roots.flatten(), roots)
+        assert len(result.roots[0].unique()) < K
+
+
 def test_beams_descend_from_the_candidates_they_are():
     # of K n candidates the K best are kept: each lies where its own parent's law put it
     seen = []

@@ -33,11 +33,11 @@ from redrift._core.errors import choose, whole
 from redrift._core.linalg import apply, combine
 from redrift._core.rng import Generators, normal
 from redrift.denoise import Denoiser
-from redrift.guidance.guided import Guidance
+from redrift.guidance.guided import Guidance, alpha_bar
 from redrift.guidance.loss import Function, as_loss
 from redrift.guidance.segments import Masks, Segments
 from redrift.measure import Weights, resample
-from redrift.process import Level, convert
+from redrift.process import convert
 from redrift.sampling import draw
 from redrift.solvers import Law, Move
 
@@ -160,10 +160,10 @@ class Particles:
     def __call__(self, law: Law, model: Denoiser, wants: str, *, generator: Generators) -> Move:
         """Choose the next states."""
         self._generator, self._process = generator, model.process
-        rows = len(law.mean)
         if self._log_w is None:
-            self._log_w = torch.zeros(rows // self.width, self.width, dtype=torch.float64)
-            self._before = torch.zeros(rows // self.width, self.width, dtype=torch.float64)
+            B, K = len(law.mean) // self.width, self.width
+            self._log_w = self._before = torch.zeros(B, K, dtype=torch.float64)
+            self._roots = torch.arange(K).repeat(B, 1)
         if not self._guided(law, model):
             self._result.evaluations += self.width * (not law.last)
             x = draw(law, model.process, generator)
@@ -272,6 +272,7 @@ class Particles:
         if ancestors is None:
             return Move(x, None, prediction)
         self._before = self._before.reshape(-1)[ancestors].reshape(B, K)
+        self._roots = self._roots.reshape(-1)[ancestors].reshape(B, K)
         ancestors = ancestors.to(x.device)
         return Move(x[ancestors], ancestors, None if prediction is None else prediction[ancestors])
 
@@ -316,6 +317,7 @@ class Particles:
         best = order.gather(1, loss.gather(1, order).argsort(dim=1, stable=True))[:, :K]
         rows = (best // n + K * torch.arange(B)[:, None]).reshape(-1).to(judged.x.device)
         nth = (best % n).reshape(-1).to(judged.x.device)
+        self._roots = self._roots.gather(1, best // n)
         self._saw(law, loss.gather(1, best))
         x = judged.x[rows, nth]
         prediction = None if judged.prediction is None else judged.prediction[rows, nth]
@@ -363,7 +365,7 @@ class Particles:
         B, K = len(x) // self.width, self.width
         loss = self._ended
         result = self._result
-        result.particles = loss
+        result.particles, result.roots = loss, self._roots
         result.weights = Weights(self._log_w) if self.weighted else None
         if self.end == "best" or not self.weighted:
             pick = loss.argmin(1)
@@ -388,13 +390,8 @@ class Particles:
     _process: Any = None
     _log_w: Any = None
     _before: Any = None
+    _roots: Any = None
     _ended: Any = None
     _step: int = 0
     _generator: Generators = None
     _result: Guidance = Guidance()
-
-
-def alpha_bar(level: Level) -> float:
-    """Return alpha-bar = S^2 / (S^2 + R^2) at a level, averaged over tables."""
-    signal, root = level.signal.square(), level.root.square()
-    return float(signal.mean() / (signal + root).mean())
