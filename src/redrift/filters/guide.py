@@ -60,12 +60,19 @@ class Window:
         """Return l of each measurement (J, B, N) on a path (W + 1, B, N, *point)."""
         if self.reading is None:
             return None
-        at, t = path[list(self.places)], self.reading
+        return self.score(path[list(self.places)], self.reading)
+
+    def score(self, at: Tensor, reading: Reading) -> Tensor:
+        """Return l of measurements (J, B, N) at states (J, B, N, *point)."""
         parts = self.model.parts
         if len(parts) == 1:
-            return parts[0].log_likelihood(t, at)
+            return parts[0].log_likelihood(reading, at)
+        pieces = reading.y.split([s.size or 1 for s in parts], -1)
         return sum(
-            (s.log_likelihood(r, at) for s, r in zip(parts, self.readings(), strict=True)),
+            (
+                s.log_likelihood(reading._replace(y=y), at)
+                for s, y in zip(parts, pieces, strict=True)
+            ),
             start=at.new_zeros(()),
         )
 

@@ -22,6 +22,7 @@ from redrift.filters.law import Law, effective, log_sum, select
 from redrift.filters.sensors import Reading
 from redrift.filters.statespace import StateSpace
 from redrift.measure import resample
+from redrift.measure.resampling import _invert, _uniform
 
 
 class Datum(NamedTuple):
@@ -114,16 +115,12 @@ class Bootstrap:
         for k, (t, then) in enumerate(zip(window.times, window.times[1:])):  # noqa: B905
             move = filter.push(x, t, then - t, z[k])
             x = model.space.retract(model.advance(x, t, then - t), move)
-            if k + 1 in window.places:
-                j = window.places.index(k + 1)
-                one = replace(window, places=(0,), reading=pick(window.reading, j))
-                gain = one.log_likelihood(x.unsqueeze(0))
-                log_w = log_w if gain is None else log_w + gain[0]
-        x, log_w, lost = keep_finite(x, log_w)
-        log_w, log_z = normalise(log_w, log_z, state.time)
-        zero = torch.zeros_like(log_w).unsqueeze(0)
+            if k + 1 in window.places and window.reading is not None:
+                reading = pick(window.reading, window.places.index(k + 1))
+                log_w = log_w + window.score(x.unsqueeze(0), reading)[0]
+        x, log_w, log_z, lost = settle(x, log_w, log_z, state.time)
         state = replace(
-            state, grid=state.grid[-1:], data=(), path=x.unsqueeze(0), tail=zero, log_w=log_w,
+            state, grid=state.grid[-1:], data=(), path=x.unsqueeze(0), tail=None, log_w=log_w,
             log_z=log_z, last=state.time,
         )  # fmt: skip
         law = Law(state.time, x, log_w, log_z, share, index, lost=lost, space=model.space)
@@ -143,7 +140,11 @@ def renew(
     if not bool(low.any()):
         return x, log_w, None
     n = log_w.shape[-1]
-    index = resample(log_w, n, scheme, generator)
+    if scheme == "systematic":  # the weights are known to be sound
+        points = torch.arange(n, device=x.device) + _uniform(len(x), 1, log_w, generator)
+        index = _invert(log_w.exp(), points / n)
+    else:
+        index = resample(log_w, n, scheme, generator)
     if not bool(low.all()):
         keep = torch.arange(n, device=index.device).expand_as(index)
         index = torch.where(low.unsqueeze(-1), index, keep)
@@ -168,23 +169,31 @@ def make_window(
     if not inside:
         return Window(model, tuple(grid), (), None)
     y = torch.stack([d.y for d in inside]).unsqueeze(2)
-    facts = like.new_tensor([[d.time, d.gap] for d in inside])
-    t, gap = (facts[:, i].reshape(-1, 1, 1, 1) for i in (0, 1))
+    facts = like.new_tensor([[d.time for d in inside], [d.gap for d in inside]])
+    t, gap = facts.reshape(2, -1, 1, 1, 1).unbind()
     reading = Reading(y, t, gap, all(d.full for d in inside))
     return Window(model, tuple(grid), tuple(at[d.time] for d in inside), reading)
 
 
-def pick(reading: Reading | None, j: int) -> Reading | None:
+def pick(reading: Reading, j: int) -> Reading:
     """Return one of several measurements."""
-    if reading is None:
-        return None
+    if len(reading.y) == 1:
+        return reading
     one = slice(j, j + 1)
     return Reading(reading.y[one], reading.t[one], reading.gap[one], reading.full)
 
 
+def settle(
+    x: Tensor, log_w: Tensor, log_z: Tensor, time: float
+) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Normalise weights, with those of states that are not finite set to 0, and count these."""
+    x, log_w, lost = keep_finite(x, log_w)
+    return x, *normalise(log_w, log_z, time), lost
+
+
 def keep_finite(x: Tensor, log_w: Tensor) -> tuple[Tensor, Tensor, int]:
     """Give particles that are not finite weight 0, and say how many they were."""
-    if math.isfinite(float(x.sum() + log_w.sum())):
+    if math.isfinite(x.sum().item() + log_w.sum().item()):
         return x, log_w, 0
     fine = torch.isfinite(x).flatten(2).all(-1) & ~log_w.isnan() & (log_w != torch.inf)
     wide = fine.reshape(*fine.shape, *[1] * (x.ndim - 2))
@@ -199,7 +208,7 @@ def normalise(log_w: Tensor, log_z: Tensor, time: float) -> tuple[Tensor, Tensor
         NumericalError: if all weights of a data set are 0.
     """
     total = log_sum(log_w)
-    if not bool(torch.isfinite(total).all()):
+    if not math.isfinite(total.sum().item()):
         bad = (~torch.isfinite(total)).nonzero().flatten().tolist()
         raise NumericalError(
             f"at time {time:g} every particle has weight 0 in data sets {bad[:8]}: no particle "
@@ -297,13 +306,12 @@ class ParticleFilter:
                 f"{self.model.measured}): one row per data set, one number per measured value "
                 "(NaN where missing)."
             )
-        missing = y.isnan()
-        if bool(y.isinf().any()):
+        full = math.isfinite(y.sum().item())
+        if not full and bool(y.isinf().any()):
             raise ValueError(f"y is infinite at time {t:g}: mark missing values by NaN.")
-        full = not bool(missing.any())
         before = state.data[-1].time if state.data else state.time
         data = state.data
-        if full or not bool(missing.all()):
+        if full or not bool(y.isnan().all()):
             data = (*data, Datum(t, y, t - before, full))
         grid = (*state.grid, *self.model.grid(state.time, t))
         state = replace(state, grid=grid, data=data)

@@ -83,6 +83,7 @@ class Sensor:
     log_prob: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     size: int | None = None
     _root: Tensor = field(init=False, repr=False)
+    _norm: tuple[Tensor, Tensor] | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         """Check, and fix the size and the root of R."""
@@ -120,7 +121,8 @@ class Sensor:
     def predict(self, x: Tensor, t: Tensor) -> Tensor:
         """Return h(x) (..., p)."""
         if isinstance(self.h, Tensor):
-            return x @ self.h.to(x).mT
+            h = self.h.to(x)
+            return x * h if h.shape == (1, 1) else x @ h.mT
         if self.h is None:
             raise ValueError("a sensor given by log_prob predicts no value.")
         return self.h(x, t)
@@ -178,7 +180,22 @@ class Sensor:
             return gap.unsqueeze(-1) * _masked(R, seen, reading.full)[0], y / gap - at
         return _masked(R, ~reading.y.isnan(), reading.full)[0], y - at
 
+    def _sound(self, at: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the precision and log (2 pi R)^(-1/2) where nothing is missing; kept."""
+        if self._norm is not None and self._norm[0].dtype == at.dtype:
+            return self._norm
+        found = _masked(self.R().to(at), at, True)
+        if not found[0].requires_grad:
+            object.__setattr__(self, "_norm", found)
+        return found
+
     def _score(self, reading: Reading, at: Tensor) -> Tensor:
+        if reading.full and self.kind == "discrete" and self.nu is None:
+            W, log_norm = self._sound(at)
+            error = reading.y - at
+            if W.shape == (1, 1):
+                return log_norm - (0.5 * W[0]) * (error * error)[..., 0]
+            return log_norm - 0.5 * (_times(W, error) * error).sum(-1)
         R = self.R().to(at)
         seen = reading.y if reading.full else ~reading.y.isnan()
         y = reading.y if reading.full else reading.y.nan_to_num()

@@ -102,6 +102,7 @@ class StateSpace:
     space: Space = field(default_factory=Euclidean)
     start: float = 0.0
     dim: int = 0
+    _measured: int = field(default=0, repr=False, init=False)
     _steps: dict[float, tuple[Tensor, Tensor, Tensor]] = field(
         default_factory=dict, repr=False, init=False
     )
@@ -118,6 +119,7 @@ class StateSpace:
         if not sensors:
             raise ValueError("the model has no sensor: give sensors=Sensor(h, cov) or log_obs=.")
         object.__setattr__(self, "sensors", sensors)
+        object.__setattr__(self, "_measured", sum(sensor.size or 1 for sensor in sensors))
         dim = self.initial.dim if isinstance(self.initial, Gaussian) else self.dim
         if dim < 1:
             raise ValueError("initial is a function: state dim=, the number of coordinates.")
@@ -145,7 +147,7 @@ class StateSpace:
     @property
     def measured(self) -> int:
         """Return how many numbers one measurement has, over all sensors."""
-        return sum(sensor.size or 1 for sensor in self.parts)
+        return self._measured
 
     @property
     def linear(self) -> bool:
@@ -170,7 +172,8 @@ class StateSpace:
             if isinstance(h, Tensor):
                 h = float(h.flatten()[0])
             F, offset, _ = self.matrices(h, x)
-            return x @ F.mT + offset
+            moved = x * F if F.shape == (1, 1) else x @ F.mT
+            return moved if self.offset is None else moved + offset
         clock = torch.as_tensor(t, dtype=x.dtype, device=x.device)
         if self.time == "discrete":
             return self.drift(x, clock)
@@ -196,7 +199,7 @@ class StateSpace:
 
         Continuous models by the block exponential of Van Loan (1978): exact for every h.
         """
-        key = round(h, 12)
+        key = h if h in self._steps else round(h, 12)
         if key not in self._steps:
             made = self._matrices(h, like)
             if any(m.requires_grad for m in made):
