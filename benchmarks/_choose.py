@@ -32,7 +32,7 @@ def table(record):
         found = result["problems"].get(name)
         if found is None:
             continue
-        lines += [f"**{title}**", "", "| evaluations | `best_plan` | best other plan here | best of diffusers |",
+        lines += [f"**{title}**", "", "| evaluations | `best_plan` | best other here | best of diffusers |",
                   "|---|---|---|---|"]  # fmt: skip
         for i, budget in enumerate(budgets):
             mine = found["redrift"]["best_plan"]
