@@ -185,10 +185,8 @@ def plot(result, target):
     import matplotlib.pyplot as plt
 
     models = list(result["models"])
-    figure, axes = plt.subplots(
-        1, 3 * len(models) + 1, figsize=(3.6 * (3 * len(models) + 1), 3.6), squeeze=False
-    )
-    places = iter(axes[0])
+    figure, axes = plt.subplots(2, 4, figsize=(15, 7))
+    places = iter(axes.T.flat if len(models) == 1 else axes[:, :3].flat)
     for name in models:
         for title, rows in result["models"][name]["rules"].items():
             axis = next(places)
@@ -196,7 +194,8 @@ def plot(result, target):
                 axis.plot(row["diversity"], row["loss"], "o")
                 axis.annotate(method, (row["diversity"], row["loss"]), fontsize=7)
             axis.set(title=f"{name}, {title}", xlabel="diversity / unguided", ylabel="loss")
-    axis = next(places)
+    axis = axes[0, 3]
+    axes[1, 3].axis("off")
     for title, values in result["candidates"]["rules"].items():
         share = [v / values["loss"][0] for v in values["loss"]]
         axis.plot(result["candidates"]["candidates"], share, "o-", label=title)

@@ -763,10 +763,10 @@ BUGS = [
         "test_guidance.py::test_the_temper_keeps_the_weights_even",
     ),
     bug(
-        "guidance adds up potentials where their best is meant",
+        "guidance forgets the best loss so far",
         "guidance/particles.py",
-        'torch.minimum(own, before) if self.potential == "max" else own + before',
-        "own + before",
+        "        self._best = torch.minimum(self._best, kept)\n",
+        "",
         "test_guidance.py::test_the_maximum_potential_keeps_the_best_so_far",
     ),
     bug(
@@ -793,15 +793,15 @@ BUGS = [
     bug(
         "guidance leaves the old potentials with new particles",
         "guidance/particles.py",
-        "        self._before = self._before.reshape(-1)[ancestors].reshape(B, K)\n",
-        "",
+        "            for value in (self._before, self._best, self._roots)\n",
+        "            for value in (self._before.T, self._best, self._roots)\n",
         "test_guidance.py::test_the_normalising_constant_is_that_of_the_chain[Feynman-Kac]",
     ),
     bug(
         "guidance forgets from whom its particles descend",
         "guidance/particles.py",
-        "        self._roots = self._roots.reshape(-1)[ancestors].reshape(B, K)\n",
-        "",
+        "            for value in (self._before, self._best, self._roots)\n",
+        "            for value in (self._before, self._best, self._roots.flip(1))\n",
         "test_guidance.py::test_the_roots_of_the_particles_are_those_of_their_ancestors",
     ),
     bug(

@@ -264,13 +264,14 @@ def test_the_maximum_potential_keeps_the_best_so_far():
     class Spy(FKSteering):
         def _weigh(self, law, judged, generator):
             move = super()._weigh(law, judged, generator)
-            seen.append(self._before[:, 0])
+            seen.append((law.level.signal.flatten() ** 4, judged.loss[:, 0], self._before[:, 0]))
             return move
 
-    run(Spy(rule, particles=1, potential="max"), 32)
-    held = torch.stack(seen[:-1])  # the last one is the tilt itself
-    assert bool((held.diff(dim=0) <= 0).all())
-    assert bool((held[-1] <= held[0]).all())
+    run(Spy(rule, particles=1, potential="max", strength=0.7), 32)
+    temper, loss, held = (torch.stack(row) for row in zip(*seen[:-1]))
+    best = loss.cummin(0).values
+    assert torch.allclose(held, 0.7 * temper * best, rtol=1e-9)
+    assert not torch.equal(best, loss)
 
 
 def test_the_temper_keeps_the_weights_even():

@@ -67,8 +67,8 @@ class Particles:
         end: of the K particles return one drawn by weight ("draw") or the best ("best").
         strength: lambda of the tilt; it matters where weights or categorical choices do.
         temper: power p of alpha-bar.
-        potential: "difference" is U as above; "max" keeps the best of all steps, "sum" adds them up; all
-            end at the same tilt.
+        potential: "difference" is U as above; "max" takes the least loss of all steps so far for J,
+            "sum" adds the potentials up; all end at the same tilt.
         threshold: resample when the ESS falls below this fraction.
         active: (first, last) fractions of the horizon between which steps are guided. The last step
             always is: it costs nothing.
@@ -163,6 +163,7 @@ class Particles:
         if self._log_w is None:
             B, K = len(law.mean) // self.width, self.width
             self._log_w = self._before = torch.zeros(B, K, dtype=torch.float64)
+            self._best = torch.full_like(self._log_w, math.inf)
             self._roots = torch.arange(K).repeat(B, 1)
         if not self._guided(law, model):
             self._result.evaluations += self.width * (not law.last)
@@ -245,11 +246,10 @@ class Particles:
         """Return U (B, K, n) of candidates with losses (B, K, n)."""
         if law.last:
             return self.strength * loss
+        if self.potential == "max":
+            loss = torch.minimum(loss, self._best[..., None])
         own = self.strength * alpha_bar(law.level) ** self.temper * loss
-        before = self._before[..., None]
-        if self.potential == "difference":
-            return own
-        return torch.minimum(own, before) if self.potential == "max" else own + before
+        return own + self._before[..., None] if self.potential == "sum" else own
 
     def _weigh(self, law: Law, judged: _Judged, generator: Generators) -> Move:
         """Choose one proposal of each particle, then among particles by weight."""
@@ -263,6 +263,7 @@ class Particles:
             self._log_w = self._log_w + gain + self._before
         self._before = chosen
         kept = loss.gather(2, pick[..., None])[..., 0]
+        self._best = torch.minimum(self._best, kept)
         flat = pick.reshape(-1).to(judged.x.device)
         index = torch.arange(len(flat), device=flat.device)
         x = judged.x[index, flat]
@@ -271,8 +272,10 @@ class Particles:
         self._saw(law, kept)
         if ancestors is None:
             return Move(x, None, prediction)
-        self._before = self._before.reshape(-1)[ancestors].reshape(B, K)
-        self._roots = self._roots.reshape(-1)[ancestors].reshape(B, K)
+        self._before, self._best, self._roots = (
+            value.reshape(-1)[ancestors].reshape(B, K)
+            for value in (self._before, self._best, self._roots)
+        )
         ancestors = ancestors.to(x.device)
         return Move(x[ancestors], ancestors, None if prediction is None else prediction[ancestors])
 
@@ -356,7 +359,6 @@ class Particles:
         """Return one row per sample: drawn by weight, or the best."""
         if self._ended is None:
             self._judge_end(x)
-        assert self._ended is not None
         if self.active != (1.0, 0.0) and self._step == 0:
             raise ValueError(
                 f"no step of the plan begins within active={self.active} of the horizon, so nothing was "
@@ -390,6 +392,7 @@ class Particles:
     _process: Any = None
     _log_w: Any = None
     _before: Any = None
+    _best: Any = None
     _roots: Any = None
     _ended: Any = None
     _step: int = 0
