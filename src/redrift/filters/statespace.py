@@ -18,6 +18,7 @@ from torch import Tensor
 
 from redrift._core.errors import choose
 from redrift._core.rng import Generators, normal
+from redrift.filters._jacobian import jacobian
 from redrift.filters.sensors import Field, Sensor, positive_root
 from redrift.filters.space import Euclidean, Space
 
@@ -239,8 +240,8 @@ class StateSpace:
         columns = scale(x, t)
         total = torch.zeros_like(x)
         for i in range(columns.shape[-1]):
-            turned = torch.func.jvp(lambda p: scale(p, t)[..., i], (x,), (columns[..., i],))  # noqa: B023
-            total = total + turned[1] / 2
+            _, slope = jacobian(lambda p: scale(p, t)[..., i], x)  # noqa: B023
+            total = total + (slope @ columns[..., i].unsqueeze(-1)).squeeze(-1) / 2
         return total
 
     def draw(self, batch: int, n: int, generator: Generators, like: Tensor) -> Tensor:
