@@ -857,8 +857,8 @@ BUGS = [
     bug(
         "guidance ends without the last potential",
         "guidance/particles.py",
-        "self._log_w = self._log_w - self.strength * self._ended + self._before",
-        "self._log_w = self._log_w - self.strength * self._ended",
+        "self._log_w = self._log_w - self.strength * loss + self._before",
+        "self._log_w = self._log_w - self.strength * loss",
         "test_guidance.py::test_potentials_of_one_path_multiply_to_the_tilt_of_its_sample[difference-denoise]",
     ),
     bug(
@@ -931,6 +931,121 @@ BUGS = [
         "gap.square().flatten(1).mean(1)",
         "test_guidance_rules.py::test_inverse_problems_measure_squared_distances",
         "test_guidance_rules.py::test_known_pixels_give_the_posterior_of_a_gaussian",
+    ),
+    # --- filters ---
+    bug(
+        "the look-ahead forgets to take psi off the weight",
+        "filters/pathintegral.py",
+        "log_w = total - math.log(n) - psi.gather(-1, index)",
+        "log_w = total - math.log(n) - 0 * psi.gather(-1, index)",
+        "test_filters.py::test_the_evidence_is_unbiased_in_both_recursions_even_under_a_wrong_guide"
+        "[wrong-block-2]",
+    ),
+    bug(
+        "a sliding window uses its data twice: the old stretch is not taken off",
+        "filters/pathintegral.py",
+        "log_w = old if off is None else old - off",
+        "log_w = old",
+        "test_filters.py::test_the_evidence_is_unbiased_in_both_recursions_even_under_a_wrong_guide"
+        "[right-block-8]",
+        "test_filters.py::test_moving_windows_err_as_independent_draws_of_the_posterior_would"
+        "[tracking-50]",
+    ),
+    bug(
+        "increments without the determinant of the twisted noise",
+        "filters/forward.py",
+        "return 0.5 * ((z - eps) * (z + eps)).sum(-1) + log_det",
+        "return 0.5 * ((z - eps) * (z + eps)).sum(-1) + 0 * log_det",
+        "test_filters.py::test_the_increments_are_the_log_ratios_of_the_laws_of_the_noise",
+    ),
+    bug(
+        "the matrices of a window without the determinant",
+        "filters/forward.py",
+        "gain = torch.add(self.guide.log_det, ratio, alpha=0.5)",
+        "gain = torch.add(0 * self.guide.log_det, ratio, alpha=0.5)",
+        "test_filters.py::test_one_window_weighs_all_paths_alike_and_gives_kalmans_evidence_for_any_number"
+        "[tracking-1]",
+    ),
+    bug(
+        "the covariance of the noise twisted the wrong way",
+        "filters/guide.py",
+        "S = 1 / (1 + inner)",
+        "S = 1 / (1 + inner / 2)",
+        "test_filters.py::test_one_window_weighs_all_paths_alike_and_gives_kalmans_evidence_for_any_number"
+        "[tracking-3]",
+    ),
+    bug(
+        "the guide forgets the offset of a nominal path that is no roll-out",
+        "filters/guide.py",
+        "eta = times(F.mT, v - Aa)",
+        "eta = times(F.mT, v)",
+        "test_filters.py::test_a_matrix_in_continuous_time_is_stepped_exactly",
+    ),
+    bug(
+        "the value of psi without half of its quadratic form",
+        "filters/guide.py",
+        "c = c + log_det + 0.5 * (Ge * gain).sum(-1)",
+        "c = c + log_det + 0.0 * (Ge * gain).sum(-1)",
+        "test_filters_nonlinear.py::test_two_modes_survive_guides_of_particles_where_one_guide_for_all"
+        "_loses_one[proposal2]",
+    ),
+    bug(
+        "tails that count the step they start at",
+        "filters/pathintegral.py",
+        "tail = torch.cat([total, torch.zeros_like(gain[:1])])",
+        "tail = torch.cat([total[:1], total])",
+        "test_filters.py::test_moving_windows_err_as_independent_draws_of_the_posterior_would"
+        "[tracking-50]",
+    ),
+    bug(
+        "missing components counted in the normal density's constant",
+        "filters/sensors.py",
+        "count = m.sum(-1)",
+        "count = m.shape[-1]",
+        "test_filters.py::test_partly_missing_vectors_and_correlated_noise_keep_kalmans_evidence",
+    ),
+    bug(
+        "increments read at the middle of the quadratic term",
+        "filters/sensors.py",
+        "return (pulled * (y - 0.5 * reading.gap * at)).sum(-1)",
+        "return (pulled * (y - reading.gap * at)).sum(-1)",
+        "test_filters.py::test_increments_are_rates_with_covariance_r_over_dt_up_to_a_known_constant"
+        "[particles]",
+    ),
+    bug(
+        "Stratonovich's correction with the wrong sign",
+        "filters/statespace.py",
+        "total = total + (slope",
+        "total = total - (slope",
+        "test_filters_nonlinear.py::test_stratonovichs_reading_adds_the_drift_of_itos",
+    ),
+    bug(
+        "noise of a continuous step that grows with the step, not its root",
+        "filters/statespace.py",
+        'unit = 1.0 if self.time == "discrete" else h**0.5',
+        "unit = h",
+        "test_filters_nonlinear.py::test_benes_formula_is_that_of_a_grid",
+    ),
+    bug(
+        "RTS with the filtered covariance in place of the predicted one",
+        "filters/posterior.py",
+        "P = spread[..., k + 1, :, :]",
+        "P = self.cov[..., k + 1, :, :]",
+        "test_filters.py::test_full_smoothing_is_rauch_tung_and_striebels",
+    ),
+    bug(
+        "Benes' mean without its tanh",
+        "filters/exact.py",
+        "means.append(m + P * m.tanh())",
+        "means.append(m)",
+        "test_filters_nonlinear.py::test_benes_formula_is_that_of_a_grid",
+    ),
+    bug(
+        "EM that forgets to centre its residuals by F",
+        "filters/parameters.py",
+        "rest = after - before @ F.mT",
+        "rest = after - before",
+        "test_filters_nonlinear.py::test_em_climbs_kalmans_evidence",
     ),
 ]
 

@@ -357,15 +357,13 @@ class Particles:
 
     def finish(self, x: Tensor) -> Tensor:
         """Return one row per sample: drawn by weight, or the best."""
-        if self._ended is None:
-            self._judge_end(x)
+        loss = self._judge_end(x) if self._ended is None else self._ended
         if self.active != (1.0, 0.0) and self._step == 0:
             raise ValueError(
                 f"no step of the plan begins within active={self.active} of the horizon, so nothing was "
                 "guided; widen it or use more steps."
             )
         B, K = len(x) // self.width, self.width
-        loss = self._ended
         result = self._result
         result.particles, result.roots = loss, self._roots
         result.weights = Weights(self._log_w) if self.weighted else None
@@ -379,14 +377,15 @@ class Particles:
         self.results.append(result)
         return x if K == 1 else x[(pick + K * torch.arange(B)).to(x.device)]
 
-    def _judge_end(self, x: Tensor) -> None:
+    def _judge_end(self, x: Tensor) -> Tensor:
         """Evaluate the rule on the samples of a plan whose last rows draw no noise."""
         if self._process is None:
             raise ValueError("the plan drew no noise, so nothing was guided; use rd.ddpm.")
         B, K = self._log_w.shape
-        self._ended = self._submit(self._process.data(x))().cpu().reshape(B, K, -1).sum(2)
+        loss = self._submit(self._process.data(x))().cpu().reshape(B, K, -1).sum(2)
         if self.weighted:
-            self._log_w = self._log_w - self.strength * self._ended + self._before
+            self._log_w = self._log_w - self.strength * loss + self._before
+        return loss
 
     # per-run state, set by `begin`
     _process: Any = None
