@@ -16,8 +16,8 @@ import torch
 
 import redrift as rd
 from redrift._core.files import write_atomically
-from redrift.calibration import Trajectories, distances, fit_grid, follow
 from redrift.denoise import GaussianMixture
+from redrift.fitting import Trajectories, distances, fit_grid, follow
 from redrift.solvers.best import _curve
 from redrift.solvers.warp import warped
 

@@ -1,11 +1,4 @@
-r"""Plans fitted to a model by gradient: a plan's tables are differentiable in its times.
-
-The grid is a warp of a coordinate between fixed ends: the steps' shares of it are a softmax of free
-parameters, so the grid stays strictly decreasing. The loss mixes the mean log error with that of the
-worst tenth, because a fit to the mean alone buys the bulk with the tail.
-
-`calibrate` fits a plan to the user's own model, on its own trajectories, and judges it on others that
-took no part. `fit_grid` is its inner loop, and that of the fitted defaults (`training/best_plan.py`).
+r"""Plans fitted to a user's own model by gradient, and judged on trajectories that took no part.
 
 Papers: LD3, arXiv:2405.15506, and S4S, arXiv:2502.17423, show that fitted grids pay.
 """
@@ -15,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,111 +20,15 @@ from redrift._core.errors import whole
 from redrift._core.linalg import apply
 from redrift._core.rng import Generators, normal
 from redrift.denoise import Denoiser
-from redrift.process import Process, ScalarProcess
+from redrift.fitting import distances, follow
+from redrift.process import ScalarProcess
 from redrift.process.grids import vp_time
-from redrift.solvers import Ask, Plan, plan_for, walk
+from redrift.solvers import Plan, plan_for
 from redrift.solvers.bend import Bent
 from redrift.solvers.plan import CleanEnd
 from redrift.solvers.warp import warped
 
-Build = Callable[[Process, Tensor], Plan]
 _TAIL = 0.1
-
-
-@dataclass(frozen=True)
-class Trajectories:
-    """States at the start of a grid and where the exact flow takes them.
-
-    Attributes:
-        model: whose flow it is.
-        first: (n, *shape) modal states at the first time.
-        last: (n, *shape) exact states at the last time.
-    """
-
-    model: Denoiser
-    first: Tensor
-    last: Tensor
-
-
-def follow(model: Denoiser, plan: Plan, z: Tensor) -> Tensor:
-    """Walk a deterministic plan from the modal state z, keeping gradients."""
-    process = plan.process
-    steps = walk(plan.rows, z, modes=process.modes, history=plan.history)
-    try:
-        request = next(steps)
-        while True:
-            assert isinstance(request, Ask)
-            request = steps.send(model.ask(request.z, request.level, plan.wants))
-    except StopIteration as stop:
-        return stop.value
-
-
-def distances(found: Tensor, exact: Tensor) -> Tensor:
-    """Return each sample's root mean square distance."""
-    return (found - exact).flatten(1).pow(2).mean(1).sqrt()
-
-
-def loss_of(error: Tensor, tail: float) -> Tensor:
-    """Return the mean log error mixed with the log of the worst tenth's mean."""
-    worst = error.topk(max(1, round(_TAIL * len(error)))).values.mean()
-    return (1 - tail) * error.clamp_min(1e-12).log().mean() + tail * worst.log()
-
-
-def fit_grid(
-    build: Build,
-    tasks: Sequence[Trajectories],
-    shares: Tensor,
-    ends: tuple[float, float],
-    *,
-    iterations: int = 100,
-    rate: float = 0.05,
-    tail: float = 0.5,
-    progress: Callable[[int, float], None] | None = None,
-) -> Tensor:
-    """Fit the steps' shares of a grid to trajectories.
-
-    Args:
-        build: from process and times to a plan.
-        tasks: trajectories of one process, all between the same ends.
-        shares: (steps,) positive, the initial shares of the warp coordinate.
-        ends: first and last time.
-        iterations: of Adam.
-        rate: its first learning rate, decayed to a tenth.
-        tail: weight of the worst tenth, 0 to 1.
-        progress: called as progress(iteration, loss).
-
-    Returns:
-        (steps,) the best shares seen, summing to one.
-
-    Cost: iterations * tasks runs of the plan with gradients, and as many builds of its tables.
-    """
-    process = tasks[0].model.process
-    free = shares.clamp_min(1e-6).log().detach().requires_grad_()
-    optimiser = torch.optim.Adam([free], lr=rate, betas=(0.9, 0.95))
-    decay = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.1 ** (1 / iterations))
-    best, lowest = shares / shares.sum(), float("inf")
-    for i in range(iterations):
-        current = torch.softmax(free, 0)
-        plan = build(process, warped(process, current, ends))
-        losses = [
-            loss_of(distances(follow(task.model, plan, task.first), task.last), tail)
-            for task in tasks
-        ]
-        loss = torch.stack(losses).mean()
-        if float(loss.detach()) < lowest:
-            best, lowest = current.detach().clone(), float(loss.detach())
-        (free.grad,) = torch.autograd.grad(
-            loss, [free]
-        )  # the network's own gradients stay as they are
-        torch.nn.utils.clip_grad_norm_([free], 1.0)
-        optimiser.step()
-        decay.step()
-        if progress is not None:
-            progress(i, float(loss.detach()))
-    return best
-
-
-# ------------------------------------------------------------------ a user's own model
 
 
 @dataclass(frozen=True)

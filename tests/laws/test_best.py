@@ -7,8 +7,8 @@ import torch
 
 import redrift as rd
 from problems import F64, Melt, Spring, generator
-from redrift.calibration import Trajectories, distances, fit_grid, follow
 from redrift.denoise import GaussianMixture
+from redrift.fitting import Trajectories, distances, fit_grid, follow
 from redrift.solvers.warp import warped
 
 # medians and 90th percentiles of diffusers 0.42.1's best schedulers and spacings (the best of six
