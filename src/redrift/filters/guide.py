@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from redrift.filters._jacobian import jacobian
-from redrift.filters.sensors import Quadratic, Reading
+from redrift.filters.sensors import Quadratic, Reading, turned
 from redrift.filters.statespace import Gaussian, StateSpace
 
 ALPHAS = (1.0, 0.5, 0.25, 0.1)  # shares of a sweep that are tried
@@ -354,7 +354,7 @@ def _roll(
 def push(G: Tensor, eps: Tensor) -> Tensor:
     """Return G eps for G (d, m) or (..., d, m)."""
     if G.ndim == 2:
-        return eps @ G.mT
+        return turned(eps, G)
     if G.ndim == 3:  # one per data set
         return eps @ G.mT
     return (G @ eps.unsqueeze(-1)).squeeze(-1)

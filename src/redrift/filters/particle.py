@@ -19,7 +19,7 @@ from redrift._core.errors import NumericalError, whole
 from redrift._core.rng import Generators, normal
 from redrift.filters.guide import Window
 from redrift.filters.law import Law, effective, log_sum, select
-from redrift.filters.sensors import Reading
+from redrift.filters.sensors import Reading, turned
 from redrift.filters.statespace import StateSpace
 from redrift.measure import resample
 from redrift.measure.resampling import _invert, _uniform
@@ -258,9 +258,7 @@ class ParticleFilter:
     def push(self, x: Tensor, t: float, h: float, z: Tensor) -> Tensor:
         """Return the model's own noise G z at states x."""
         G = self.model.root(x, t, h)
-        if G.shape[-1] == 1 and G.shape[-2] == 1:
-            return z * G[..., 0]
-        return z @ G.mT if G.ndim < 4 else (G @ z.unsqueeze(-1)).squeeze(-1)
+        return turned(z, G) if G.ndim < 4 else (G @ z.unsqueeze(-1)).squeeze(-1)
 
     def init(self, batch: int = 1) -> State:
         """Return the state before any measurement, for a number of data sets."""

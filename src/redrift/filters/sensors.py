@@ -121,8 +121,7 @@ class Sensor:
     def predict(self, x: Tensor, t: Tensor) -> Tensor:
         """Return h(x) (..., p)."""
         if isinstance(self.h, Tensor):
-            h = self.h.to(x)
-            return x * h if h.shape == (1, 1) else x @ h.mT
+            return turned(x, self.h.to(x))
         if self.h is None:
             raise ValueError("a sensor given by log_prob predicts no value.")
         return self.h(x, t)
@@ -193,9 +192,7 @@ class Sensor:
         if reading.full and self.kind == "discrete" and self.nu is None:
             W, log_norm = self._sound(at)
             error = reading.y - at
-            if W.shape == (1, 1):
-                return log_norm - (0.5 * W[0]) * (error * error)[..., 0]
-            return log_norm - 0.5 * (_times(W, error) * error).sum(-1)
+            return log_norm - 0.5 * (turned(error, W) * error).sum(-1)
         R = self.R().to(at)
         seen = reading.y if reading.full else ~reading.y.isnan()
         y = reading.y if reading.full else reading.y.nan_to_num()
@@ -211,6 +208,21 @@ class Sensor:
             return (pulled * (y - 0.5 * reading.gap * at)).sum(-1)
         error = y - at
         return log_norm - 0.5 * (_times(W, error) * error).sum(-1)
+
+
+def turned(x: Tensor, matrix: Tensor) -> Tensor:
+    """Return M x for states (..., N, d), by multiplication alone where M is diagonal and N large.
+
+    Matrix products with a handful of columns are slow: at d = 4 one takes twenty multiplications.
+    """
+    if matrix.shape == (1, 1):
+        return x * matrix
+    many = x.shape[-2] >= 256 and matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1]
+    if many and not matrix.requires_grad:
+        diagonal = matrix.diagonal()
+        if torch.equal(matrix, torch.diag(diagonal)):
+            return x * diagonal
+    return x @ matrix.mT
 
 
 def _times(W: Tensor, v: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from redrift._core.errors import choose
 from redrift._core.rng import Generators, normal
 from redrift.filters._jacobian import jacobian
-from redrift.filters.sensors import Field, Sensor, positive_root
+from redrift.filters.sensors import Field, Sensor, positive_root, turned
 from redrift.filters.space import Euclidean, Space
 
 TIMES = ("continuous", "discrete")
@@ -173,7 +173,7 @@ class StateSpace:
             if isinstance(h, Tensor):
                 h = float(h.flatten()[0])
             F, offset, _ = self.matrices(h, x)
-            moved = x * F if F.shape == (1, 1) else x @ F.mT
+            moved = turned(x, F)
             return moved if self.offset is None else moved + offset
         clock = torch.as_tensor(t, dtype=x.dtype, device=x.device)
         if self.time == "discrete":
