@@ -99,6 +99,26 @@ def test_the_increments_are_the_log_ratios_of_the_laws_of_the_noise(guide):
         torch.testing.assert_close(run.gain[k] - potential[k], ratio.reshape(3, 5))
 
 
+@pytest.mark.parametrize("given", ["matrix", "function"])
+def test_psi_is_the_likelihood_of_the_windows_data_given_its_start(given):
+    problem, times, y = made("ar4", batch=3, count=3)
+    x = torch.randn(3, 5, 4, generator=seeded(1), dtype=torch.float64)
+    facts = (torch.tensor(times).double().reshape(3, 1, 1, 1),) * 2
+    reading = Reading(y.movedim(1, 0).unsqueeze(2), *facts, True)
+    F = problem.model.drift
+    bare = {
+        "drift": lambda x, t: x @ F.mT + 0.3, "sensors": Sensor(lambda x, t: x, 0.01 * eye(4)),
+    }  # fmt: skip
+    model = dataclasses.replace(problem.model, offset=torch.full((4,), 0.3).double())
+    walked = dataclasses.replace(model, offset=None, **bare) if given == "function" else model
+    window = Window(walked, (0.0, *times), (1, 2, 3), reading)
+    psi = nominal(window, x, None, 2).log_psi(walked, x)
+    for n in range(5):
+        known = Gaussian(x[:, n : n + 1], torch.zeros(4, 4).double())
+        exact = kalman(dataclasses.replace(model, initial=known), y, times=times).log_evidence
+        torch.testing.assert_close(psi[:, n], exact)
+
+
 def test_steering_the_mean_alone_loses_a_share_that_is_proportional_to_the_step():
     lost = []
     for dt in (0.00625, 0.003125, 0.0015625):
