@@ -142,7 +142,7 @@ def test_steering_the_mean_alone_loses_a_share_that_is_proportional_to_the_step(
     assert 0.4 < lost[2] / lost[1] < 0.6
 
 
-@pytest.mark.parametrize("n", [20, 50, 200])
+@pytest.mark.parametrize("n", [20, 50, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", LINEAR)
 def test_moving_windows_err_as_independent_draws_of_the_posterior_would(name, n):
     problem, times, y = made(name, batch=64)

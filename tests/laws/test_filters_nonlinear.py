@@ -255,6 +255,7 @@ def test_the_window_grows_until_the_look_ahead_keeps_its_particles():
     assert 1.6 <= found.window <= 6.4
 
 
+@pytest.mark.slow
 def test_correlated_metropolis_hastings_finds_the_posterior_of_a_parameter():
     F, K = 0.8, 20
     base = StateSpace(
