@@ -87,7 +87,7 @@ def _firsts(model: StateSpace) -> list[int]:
 
 def to_arviz(post: Posterior) -> Any:  # noqa: ANN401
     """Return an arviz object of equally weighted draws, x (1 chain, N draws, T, d)."""
-    arviz: Any = need("arviz", "all")
+    arviz: Any = need("arviz", "arviz")
     from redrift.measure import resample
 
     if not post.single:
@@ -95,7 +95,7 @@ def to_arviz(post: Posterior) -> Any:  # noqa: ANN401
     x, log_w = post.particles, post.log_weights
     at = resample(log_w, x.shape[1], generator=torch.Generator().manual_seed(0))
     drawn = x.gather(1, at.unsqueeze(-1).expand_as(x)).transpose(0, 1)
-    return arviz.from_dict({"posterior": {"x": drawn.unsqueeze(0).numpy()}})
+    return arviz.from_dict(posterior={"x": drawn.unsqueeze(0).numpy()})
 
 
 @dataclass(frozen=True)

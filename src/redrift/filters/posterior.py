@@ -227,7 +227,7 @@ class Posterior:
         """Return equally weighted draws of the filter laws as an arviz object, variable "x".
 
         Raises:
-            ImportError: without arviz (`pip install arviz`).
+            ImportError: without arviz (extra "arviz").
         """
         from redrift.filters.diagnostics import to_arviz
 
