@@ -116,4 +116,30 @@ def table(runs):
             row |= {"z": float(z.mean()), "z_se": float(z.std()) / math.sqrt(runs)}
         rows[name] = row
         print(f"{name:36s}" + "".join(f" {k} {v:.4g}" for k, v in row.items()), flush=True)
-    return {"runs": runs, "steps": STEPS, "Z": Z, "truth": truth(), "methods": rows}
+    found = {"runs": runs, "steps": STEPS, "Z": Z, "truth": truth(), "methods": rows}
+    return found | {"few particles": few(runs, plan, prior, Z)}
+
+
+def few(runs, plan, prior, Z):
+    """Return how Z-hat / Z of Feynman-Kac steering is spread over very many runs, against K.
+
+    Beside mean and standard error: the median run, the share of runs that carry half of the mean, and
+    how often a set of 500 runs would report a mean more than two of its own standard errors below 1.
+    """
+    rows = {}
+    for K, times in ((2, 400), (4, 400), (8, 200), (16, 200), (64, 60)):
+        n = runs * times
+        guide = FKSteering(rule, particles=K)
+        rd.sample(prior, plan, shape=(n, 1), dtype=F64, policy=guide, batch_size=10_000,
+                  generator=torch.Generator().manual_seed(100 + K))  # fmt: skip
+        z = torch.cat([r.weights.log_z for r in guide.results]).exp() / Z
+        carried = z.sort(descending=True).values.cumsum(0) < z.sum() / 2
+        sets = z[: n // 500 * 500].reshape(-1, 500)
+        low = sets.mean(1) < 1 - 2 * sets.std(1) / math.sqrt(500)
+        rows[K] = {
+            "runs": n, "z": float(z.mean()), "z_se": float(z.std()) / math.sqrt(n),
+            "median": float(z.median()), "largest": float(z.max()),
+            "half carried by": float(carried.double().mean()), "low": float(low.double().mean()),
+        }  # fmt: skip
+        print(f"FK K={K}", rows[K], flush=True)
+    return rows
