@@ -25,6 +25,10 @@ def main():
         "names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)}; all if none"
     )
     parser.add_argument("--quick", action="store_true", help="fewer repetitions: a smoke test")
+    parser.add_argument(
+        "--part", action="append", default=[], metavar="PART",
+        help="of solvers or calibration: run this part, take the others from the newest result",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, default=FOLDER / "results", metavar="DIR")
     options = parser.parse_args()
     unknown = sorted(set(options.names) - set(NAMES))
@@ -33,15 +37,18 @@ def main():
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     for name in options.names or NAMES:
-        write(name, quick=options.quick, out=options.out)
+        write(name, quick=options.quick, out=options.out, parts=tuple(options.part))
 
 
-def write(name, *, quick, out):
+def write(name, *, quick, out, parts=()):
     """Run one benchmark; write `<date>-<hardware>-<name>.json` and, with matplotlib, a plot."""
     module = importlib.import_module(f"benchmarks.{name}")
     torch.manual_seed(benchmarks.SEED)
     facts = about()
-    result = module.run(quick)
+    if parts:
+        result = module.run_parts(parts, newest(name)["result"], facts)
+    else:
+        result = module.run(quick)
     record = {"benchmark": name, "quick": quick, **facts, "result": result}
     text = json.dumps(record, indent=1) + "\n"
     path = out / f"{facts['date']}-{slug(facts)}-{name}.json"
@@ -59,13 +66,20 @@ def write(name, *, quick, out):
     print(f"wrote {picture}")
 
 
+def newest(name):
+    """Return the newest full result of a benchmark in `results`."""
+    found = sorted((FOLDER / "results").glob(f"*-{name}.json"), reverse=True)
+    records = (json.loads(path.read_text(encoding="utf-8")) for path in found)
+    return next(record for record in records if not record["quick"])
+
+
 def about():
     """Return the facts of this run: time, code, software and machine."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "commit": commit(),
         "torch": torch.__version__,
-        "device": "cpu",
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),

@@ -240,13 +240,18 @@ def empirical(groups: int, samples: int, screen: int | None, name: str) -> Probl
     return Problem(name, denoise, model, start, top, groups, 0.04, screen=small)
 
 
+def shipped(name: str) -> rd.Denoiser:
+    """Return a shipped model on the GPU where there is one."""
+    torch.backends.cudnn.allow_tf32 = False  # ten bits would drown the defect
+    return rd.pretrained(name).to("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def trained(
     name: str, groups: int, samples: int, screen: int | None = None, like: str | None = None
 ) -> Problem:
     """Build a shipped network, class conditional, labels in turn; it computes in float32."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.backends.cudnn.allow_tf32 = False  # ten bits would drown the defect
-    model = rd.pretrained(name).to(device)
+    model = shipped(name)
+    device = model.device
     process, shape, classes = model.process, model.card["shape"], model.card["classes"]
     top = math.sqrt(1 / diffusers_table()[-1] - 1)
     label = (torch.arange(groups * samples) % classes).to(device)
@@ -277,7 +282,7 @@ def problem(name: str, quick: bool = False) -> Problem:
     if quick:
         return trained(name, 1, 32)
     if torch.cuda.is_available():
-        return trained(name, 2, 64)
+        return trained(name, 2, 64, like=None if name == "digits" else "digits")
     return trained(name, 2, 32, 10) if name == "digits" else trained(name, 2, 16, like="digits")
 
 

@@ -4,7 +4,8 @@ For each: the error of log Z over replicates of 2000 samples (the protocol of th
 table), its bias and spread, ELBO gap, ESS, the forward ESS of paths that end in exact samples (near 0
 where a mode is missing), total variation of the modes' shares, sliced Wasserstein distance after
 resampling beside its own floor (exact against exact), milliseconds for 1000 weighted draws once trained,
-and evaluations of the density for each draw: what counts where it is dear. Annealed methods have no
+effective draws a second (ESS over that time: what a trained sampler gains over one that starts anew), and
+evaluations of the density for each draw: what counts where it is dear. Annealed methods have no
 training: they are run anew for each replicate, at their own cost.
 
 Published rows are quoted for their log Z errors alone: budgets and networks differ.
@@ -156,6 +157,9 @@ def run(quick):
         for method, options in chosen.items():
             budget = seconds / 20 if quick else seconds
             rows |= fitted(target, method, options, budget, replicates, 0)
+        for row in rows.values():  # what a second of drawing is worth, training apart
+            if "ess" in row:
+                row["effective_per_second"] = row["ess"] * 1e6 / row["ms_per_1000"]
         result["targets"][name] = rows
         show(name, rows)
     return result
@@ -164,9 +168,10 @@ def run(quick):
 def show(name, rows):
     columns = (
         "error", "bias", "std", "gap", "ess", "forward_ess", "tv", "sw2", "sw2_floor", "ms_per_1000",
-        "evaluations",
+        "effective_per_second", "evaluations",
     )  # fmt: skip
-    print(f"\n{name:26s}" + "".join(f"{c:>12s}" for c in columns))
+    heads = [c.replace("effective_per_second", "effective/s") for c in columns]
+    print(f"\n{name:26s}" + "".join(f"{c:>12s}" for c in heads))
     for method, row in rows.items():
         cells = (
             "" if row.get(c) is None or not math.isfinite(row[c]) else f"{row[c]:.3g}"

@@ -63,7 +63,7 @@ def frechet_table(name: str, quick: bool) -> dict | None:
     import importlib
 
     features = importlib.import_module("redrift.pretrained").classifier(name).features
-    model = rd.pretrained(name)
+    model = problems.shipped(name)
     images, labels = real
     half = 400 if quick else len(images) // 2
     budgets = (10,) if quick else (5, 10, 20)
@@ -128,8 +128,9 @@ def real_pictures(name: str) -> tuple[Tensor, Tensor] | None:
 def drawn(model, noise: Tensor, label: Tensor, budget: int, options: dict | None) -> Tensor:
     """Sample pictures by a plan."""
     made = plan(model.process, budget, options)
-    x = rd.sample(model, made, x=noise, cond={"label": label}, batch_size=200)
-    return (x / float(model.process.signal(made.times[-1]))).clamp(-1, 1)
+    x = rd.sample(model, made, x=noise.to(model.device), cond={"label": label.to(model.device)},
+                  batch_size=200)  # fmt: skip
+    return (x / float(model.process.signal(made.times[-1]))).clamp(-1, 1).cpu()
 
 
 @torch.no_grad()
@@ -139,8 +140,9 @@ def imitated(model, noise: Tensor, label: Tensor, budget: int, config) -> Tensor
 
     def denoise(x: Tensor, rho: float) -> Tensor:
         t = process.unclock(torch.tensor(-math.log(rho), dtype=torch.float64))
-        z = x * process.alpha(t)
-        return torch.cat([model.x0(a, t, label=b) for a, b in zip(z.split(200), label.split(200))])
+        z, told = ((x * process.alpha(t)).to(model.device), label.to(model.device))
+        parts = zip(z.split(200), told.split(200))
+        return torch.cat([model.x0(a, t, label=b) for a, b in parts]).cpu()
 
     found = peers.drive(config, denoise, lambda rho: noise.double() / peers.alpha(rho), budget)
     return None if found.x is None else found.x.clamp(-1, 1).float()

@@ -143,7 +143,8 @@ def field(name: str, budget: int, quick: bool = False) -> dict[str, dict]:
     problem = cached(name, quick)
     todo = peers.configs(problem.schedule, quick)
     if problem.like:
-        chosen = finalists(field(problem.like, budget, quick), todo, FEW)
+        like = EARLIER.get((problem.like, budget)) or field(problem.like, budget, quick)
+        chosen = finalists(like, todo, FEW)
         scores = {c.name: {"failure": f"not run: behind on {problem.like}"} for c in todo}
     elif problem.screen:
         scores = {c.name: theirs(problem.screen, budget, c) for c in todo}
@@ -154,6 +155,21 @@ def field(name: str, budget: int, quick: bool = False) -> dict[str, dict]:
         scores, chosen = {}, {c.name for c in todo}
     done = {c.name: theirs(problem, budget, c) for c in todo if c.name in chosen}
     return {**scores, **done}
+
+
+EARLIER: dict[tuple[str, int], dict] = {}  # figures by problem and budget, from an earlier result
+
+
+def recall(result: dict) -> None:
+    """Take an earlier result's figures of diffusers as those of a problem that others are like."""
+    for name, found in result["problems"].items():
+        for i, budget in enumerate(result["budgets"]):
+            rows = EARLIER[name, budget] = {}
+            for config, cells in found["diffusers"].items():
+                text = [cells[figure].split()[i].lstrip("~") for figure in SHOWN]
+                end = 0.0 if config.endswith("to zero") else 1.0
+                good = {"end": end, **{f: [float(v)] for f, v in zip(SHOWN, text) if v != "-"}}
+                rows[config] = good if "-" not in text else {"failure": "failed"}
 
 
 def finalists(scores: dict[str, dict], todo: tuple, count: int) -> set[str]:
@@ -214,6 +230,19 @@ def run(quick: bool) -> dict:
         print(f"{name}: {time.perf_counter() - start:.0f} s\n{table(result, name)}", flush=True)
         cached(name, quick).__dict__.pop("reference", None)
     return result
+
+
+def run_parts(parts: tuple[str, ...], before: dict, facts: dict) -> dict:
+    """Run some problems and take the others, and what is known of diffusers, from a result."""
+    recall(before)
+    done = dict(before["problems"])
+    for name in parts:
+        done[name] = {**compare(name, tuple(before["budgets"]), False), "measured": facts}
+        print(table({**before, "problems": done}, name), flush=True)
+    return {
+        "budgets": before["budgets"],
+        "problems": {n: done[n] for n in problems.NAMES if n in done},
+    }
 
 
 def shipped() -> list[str]:

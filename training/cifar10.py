@@ -22,7 +22,7 @@ from redrift.nn import UNet
 NET = dict(
     channels=3,
     width=16,
-    multipliers=(1, 4, 8),
+    multipliers=(1, 4, 12),
     blocks=1,
     attention=(2,),
     classes=10,

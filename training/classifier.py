@@ -2,7 +2,9 @@
 
 python training/classifier.py --dataset digits
 python training/classifier.py --dataset cifar10 --data train.parquet --test test.parquet
+python training/classifier.py --dataset textures
 
+Of the textures it tells the four quarters of each picture apart, for which it must see their grain.
 The budget is processor time, so that a busy machine makes the run longer but not worse.
 """
 
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import cifar10
 import digits
+import textures
 import torch
 import torch.nn.functional as F
 from common import begin, hardware, options, to_floats, write_json, write_weights
@@ -19,7 +22,8 @@ from torch import Tensor
 
 from redrift.nn import EMA, Classifier
 
-WIDTH = {"digits": 24, "cifar10": 28}
+SOURCES = {"digits": digits, "cifar10": cifar10, "textures": textures}
+WIDTH = {"digits": 24, "cifar10": 28, "textures": 12}
 RATE = 2e-3
 
 
@@ -36,6 +40,15 @@ def flipped(x: Tensor, generator: torch.Generator) -> Tensor:
     """Return pictures of which about half are mirrored left to right."""
     coins = torch.rand(len(x), 1, 1, 1, generator=generator)
     return torch.where(coins < 0.5, x.flip(-1), x)
+
+
+def quarters(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return n crops of the textures, (n, 3, 32, 32) uint8, and from which quarter of which picture."""
+    crops, side = textures.Crops(), textures.SIDE
+    index = torch.randint(len(crops), (n,), generator=torch.Generator().manual_seed(seed))
+    row, column = index % side**2 // side, index % side
+    quarter = 2 * (row >= side // 2).long() + (column >= side // 2).long()
+    return crops.cut(index, 32, 32), 4 * crops.labels[index] + quarter
 
 
 @torch.no_grad()
@@ -56,15 +69,17 @@ def main() -> None:
     if args.device != "cpu" or args.images:
         parser.error("this script trains on the CPU, for a time")
     begin(args)
-    colour = args.dataset == "cifar10"
-    if colour and not (args.data and args.test):
+    colour = args.dataset != "digits"
+    if args.dataset == "cifar10" and not (args.data and args.test):
         parser.error("cifar10 needs --data and --test")
-    if colour:
+    if args.dataset == "cifar10":
         images, labels, *test = *cifar10.read(args.data), *cifar10.read(args.test)
+    elif args.dataset == "textures":
+        images, labels, *test = *quarters(30_000, seed=1), *quarters(3000, seed=2)
     else:
         images, labels, *test = digits.read()
-    channels, size = images.shape[1], images.shape[-1]
-    net = Classifier(channels, size, classes=10, width=WIDTH[args.dataset])
+    channels, size, classes = images.shape[1], images.shape[-1], int(labels.max()) + 1
+    net = Classifier(channels, size, classes=classes, width=WIDTH[args.dataset])
     ema = EMA(net, 0.995)
     optimiser = torch.optim.AdamW(net.parameters(), lr=args.rate, weight_decay=0.05, fused=True)
     generator = torch.Generator().manual_seed(args.seed)
@@ -89,11 +104,12 @@ def main() -> None:
             epoch = step // steps_an_epoch
             print(f"epoch {epoch}, {seconds:.0f} s, loss {loss.item():.4f}", flush=True)
     write_weights(ema.net, args.out / "weights.safetensors")
-    source = cifar10.CARD if colour else digits.CARD
+    source = SOURCES[args.dataset].CARD
     card = dict(
         name=f"{args.dataset}-classifier",
         use="features(x): the 64 numbers before the last layer, for a Frechet distance",
         **{key: source[key] for key in ("data", "source", "labels", "licence")},
+        classes=classes,
         config=net.config,
         parameters=sum(p.numel() for p in net.parameters()),
         train_accuracy=round(accuracy(ema.net, images[:5000], labels[:5000]), 4),

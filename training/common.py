@@ -48,7 +48,9 @@ def time_of(log_snr: Tensor) -> Tensor:
 def alpha_sigma(t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     """Return alpha and sigma (B, 1, ..., 1) at the times t (B,), in the dtype of `like`."""
     b = (0.1 * t + 9.95 * t**2).double().reshape(-1, *[1] * (like.ndim - 1))
-    return torch.exp(-b / 2).to(like), torch.sqrt(-torch.expm1(-b)).to(like)
+    pair = torch.stack((torch.exp(-b / 2), torch.sqrt(-torch.expm1(-b))))
+    alpha, sigma = pair.to(like, non_blocking=True)
+    return alpha, sigma
 
 
 def draw_times(batch: int, generator: torch.Generator) -> Tensor:
@@ -77,8 +79,8 @@ class VPTask:
         return draw_times(batch, generator)
 
     def noise(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
-        """Draw the noise of a batch of pictures of this shape."""
-        return torch.randn(shape, generator=generator)
+        """Draw the noise of a batch of pictures of this shape, where the generator is."""
+        return torch.randn(shape, generator=generator, device=generator.device)
 
     def error(
         self, net: nn.Module, x0: Tensor, t: Tensor, eps: Tensor, label: Tensor | None
@@ -96,7 +98,7 @@ class VPTask:
 def v_error(net: nn.Module, x0: Tensor, t: Tensor, eps: Tensor, label: Tensor | None) -> Tensor:
     """Return the mean squared error of v for each sample (B,)."""
     alpha, sigma = alpha_sigma(t, x0)
-    v = net((alpha * x0 + sigma * eps), t.to(x0.dtype), label)
+    v = net((alpha * x0 + sigma * eps), t.to(x0), label)
     return (v.float() - (alpha * eps - sigma * x0)).square().flatten(1).mean(1)
 
 
@@ -171,6 +173,7 @@ def options(name: str, seconds: float, description: str | None) -> argparse.Argu
     p.add_argument("--rate", type=float, default=1e-3, help="largest learning rate")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--device", default="cpu")
+    p.add_argument("--compile", action="store_true", help="compile the net: worth it on a GPU")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--start", default=None, help="shipped model or model file to go on from")
     return p
@@ -276,16 +279,21 @@ def draw(
     flip: bool,
     generator: torch.Generator,
     task: VPTask,
+    device: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Draw a batch with replacement: pictures, times, noise, and labels of which some are null."""
+    """Draw a batch with replacement: pictures, times, noise, and labels of which some are null.
+
+    The times stay on the CPU; the noise is drawn on `device`, of the generator's seed there.
+    """
     index = torch.randint(len(images), (batch,), generator=generator)
-    x0, label = to_floats(images[index]), labels[index]
-    t, eps = task.times(batch, generator), task.noise(x0.shape, generator)
-    coins = torch.rand(2, batch, generator=generator)
+    x0, label = images[index], labels[index]
+    t, coins = task.times(batch, generator), torch.rand(2, batch, generator=generator)
     label = torch.where(coins[0] < LABEL_DROPOUT, classes, label)
+    x0, label, coins = (a.to(device, non_blocking=True) for a in (x0, label, coins))
+    x0, seed = to_floats(x0), generator.initial_seed()
     if flip:
         x0 = torch.where(coins[1][:, None, None, None] < 0.5, x0.flip(-1), x0)
-    return x0, t, eps, label
+    return x0, t, task.noise(x0.shape, torch.Generator(device).manual_seed(seed)), label
 
 
 def train(
@@ -324,6 +332,7 @@ def train(
     """
     device, task = args.device, task or VPTask()
     net.to(device).train()
+    fast = torch.compile(net) if args.compile else net
     adam = torch.optim.AdamW(
         net.parameters(), lr=args.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
     )
@@ -348,13 +357,14 @@ def train(
     bar = tqdm(unit=" images", initial=run.step * args.batch, mininterval=10.0)
     while run.progress < 1:
         generator = torch.manual_seed(args.seed * 2**32 + run.step)
-        drawn = draw(images, labels, net.config["classes"], args.batch, flip, generator, task)
-        x0, t, eps, label = (a.to(device) for a in drawn)
+        classes = net.config["classes"]
+        drawn = draw(images, labels, classes, args.batch, flip, generator, task, device)
+        x0, t, eps, label = drawn
         rate = run.rate(warmup)
         for group in adam.param_groups:
             group["lr"] = rate
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bfloat16):
-            loss = task.error(net, x0, t, eps, label).mean()
+            loss = task.error(fast, x0, t, eps, label).mean()
         adam.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -394,6 +404,6 @@ def losses(
     x0, label = to_floats(images[:180]).to(device), labels[:180].to(device)
     for t in task.levels:
         eps = task.noise(x0.shape, generator).to(device)
-        times = torch.full((len(x0),), t, dtype=torch.float64, device=device)
+        times = torch.full((len(x0),), t, dtype=torch.float64)
         out[str(t)] = round(task.error(net, x0, times, eps, label).mean().item(), 5)
     return out

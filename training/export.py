@@ -19,12 +19,13 @@ _MODELS = {
     "digits-cld": ([1, 8, 8], rd.CLD(), "mixed"),
     "digits-blur": ([1, 8, 8], rd.Blur((8, 8)), "mixed"),
     "cifar10": ([3, 32, 32], rd.VP(), "v"),
+    "cifar10-cld": ([3, 32, 32], rd.CLD(), "mixed"),
     "textures": ([3, 32, 32], rd.VP(), "v"),
 }
 # weights of eight bits, which keep the file to its share of the wheel: queries, keys and values hardly
 # notice (the loss of `textures` changes by less than a ten-thousandth of itself)
 _EIGHT_BITS = {"textures": "qkv.weight"}
-_CLASSIFIERS = ("digits-classifier", "cifar10-classifier")
+_CLASSIFIERS = ("digits-classifier", "cifar10-classifier", "textures-classifier")
 
 
 def main() -> None:
@@ -50,7 +51,7 @@ def diffusion(name: str, run: Path, card: dict, out: Path) -> Path:
     card.update(shape=shape, range=[-1, 1], classes=net.config["classes"])
     path = out / f"{name}.safetensors"
     if predicts == "mixed":
-        model = Mixed(net.eval(), process, data_std=DATA_STD)
+        model = Mixed(net.eval(), process, data_std=DATA_STD[name.partition("-")[0]])
     else:
         model = rd.Denoiser(net.eval(), process, predicts)
     short = _EIGHT_BITS.get(name)

@@ -81,10 +81,10 @@ def combine(
     for table, state in terms:
         if table is None:
             continue
-        weight = number(table)
+        weight = table if type(table) is float else number(table)  # most are: no call for those
         if out is None:
-            out = apply(weight, state, modes)
-        elif not isinstance(weight, Tensor) and not out.requires_grad:
+            out = state * weight if type(weight) is float else apply(weight, state, modes)
+        elif type(weight) is float and not out.requires_grad:
             out.add_(state, alpha=weight)
         else:
             out = out + apply(weight, state, modes)

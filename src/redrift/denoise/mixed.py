@@ -61,7 +61,7 @@ class Mixed(Denoiser):
     def predict(self, z: Tensor, level: Level) -> Tensor:
         """Return the clean modal state."""
         x = self.network_input(z)
-        out: Any = self.net(x, level.t.to(x).expand(x.shape[0]), **self.conditions())
+        out: Any = self.net(x, self.network_time(level.t, x), **self.conditions())
         shape = torch.Size((x.shape[0], x.shape[1] // self.process.k, *x.shape[2:]))
         self.check_output(out, x, (shape,))
         x_lin, scale = self.linear(z, level)

@@ -447,10 +447,12 @@ def _and_last(rows: Iterable[Row]) -> Iterator[tuple[Row, bool]]:
     """Pair each row with whether it is the last."""
     ahead = iter(rows)
     row = next(ahead, None)
-    while row is not None:
-        following = next(ahead, None)
-        yield row, following is None
+    for following in ahead:
+        assert row is not None
+        yield row, False
         row = following
+    if row is not None:
+        yield row, True
 
 
 def terms(
