@@ -45,10 +45,7 @@ def write(name, *, quick, out, parts=()):
     module = importlib.import_module(f"benchmarks.{name}")
     torch.manual_seed(benchmarks.SEED)
     facts = about()
-    if parts:
-        result = module.run_parts(parts, newest(name)["result"], facts)
-    else:
-        result = module.run(quick)
+    result = module.run_parts(parts, newest(name).get("result", {}), facts) if parts else module.run(quick)
     record = {"benchmark": name, "quick": quick, **facts, "result": result}
     text = json.dumps(record, indent=1) + "\n"
     path = out / f"{facts['date']}-{slug(facts)}-{name}.json"
@@ -67,10 +64,10 @@ def write(name, *, quick, out, parts=()):
 
 
 def newest(name):
-    """Return the newest full result of a benchmark in `results`."""
+    """Return the newest full record of a benchmark in `results`, or an empty one."""
     found = sorted((FOLDER / "results").glob(f"*-{name}.json"), reverse=True)
     records = (json.loads(path.read_text(encoding="utf-8")) for path in found)
-    return next(record for record in records if not record["quick"])
+    return next((record for record in records if not record["quick"]), {})
 
 
 def about():

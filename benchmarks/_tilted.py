@@ -80,7 +80,7 @@ def truth():
     return {"mean": mean, "sd": std, "loss": float((p * J).sum())}
 
 
-def constant(plan, prior, sites=900):
+def constant(plan, prior, sites=7200):
     """Return E exp(-J) of the discrete chain itself, backwards on a grid of states."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(31)
     nodes, weights = torch.tensor(nodes), torch.tensor(weights / weights.sum())

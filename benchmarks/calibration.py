@@ -80,7 +80,7 @@ def fitted(problem, budget, coefficients):
         return plan
     network = bool(problem.cond)
     count = (32 if problem.name == "cifar10" else 96) if network else 512
-    label = torch.arange(count) % 10
+    label = torch.arange(count, device=problem.model.device) % 10
     found = rd.calibrate(
         problem.model, plan, shape=problem.start.shape[1:], samples=count,
         cond={"label": label} if network else None, coefficients=coefficients,

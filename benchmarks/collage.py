@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 import redrift as rd
+from benchmarks._problems import shipped
 from redrift.collage import chain, outpaint, seam_ratio
 from redrift.metrics import energy_distance, frechet, frechet_floor
 from redrift.pretrained import classifier
@@ -128,12 +129,16 @@ def quality(model, quick):
 
 
 def clocked(call, repeats):
-    """Return the least processor seconds of some calls."""
+    """Return the least processor seconds of some calls; on a GPU the wall's, until it is done."""
+    gpu = torch.cuda.is_available()
+    now = time.perf_counter if gpu else time.process_time
     best = float("inf")
     for _ in range(repeats):
-        started = time.process_time()
+        started = now()
         call()
-        best = min(best, time.process_time() - started)
+        if gpu:
+            torch.cuda.synchronize()
+        best = min(best, now() - started)
     return best
 
 
@@ -196,18 +201,28 @@ def runs(model, pieces, steps=4):
         rd.ddim(model.process, rd.timegrid(model.process, steps)),
     )
     shape, g = (1, *graph.shape), torch.Generator().manual_seed(0)
-    row = {
-        "collage": clocked(
-            lambda: rd.sample(graph.denoiser(model, max_batch=16), plan, shape=shape, generator=g),
-            1,
-        )
-    }
+    gpu = model.device.type == "cuda"
+    size, times = (pieces, 2) if gpu else (16, 1)  # windows at once; the first call warms a GPU up
+    collaged = graph.denoiser(model, max_batch=size)
+    calls = {"collage": lambda: rd.sample(collaged, plan, shape=shape, generator=g)}
     for fill in ("replacement", "reconstruction"):
-        row[fill] = clocked(lambda: outpaint(graph, model, plan, fill=fill, generator=g), 1)  # noqa: B023
-    row["independent"] = clocked(
-        lambda: rd.sample(model, plan, shape=(pieces, 3, WIDTH, WIDTH), batch_size=16), 1
-    )
+        calls[fill] = lambda fill=fill: outpaint(graph, model, plan, fill=fill, generator=g)
+    alone = (pieces, 3, WIDTH, WIDTH)
+    calls["independent"] = lambda: rd.sample(model, plan, shape=alone, batch_size=size)
+    row = {name: clocked(call, times) for name, call in calls.items()}
     return row | {"calls in series": {"collage": steps, "outpainting": steps * pieces}}
+
+
+def run_parts(parts, before, facts):
+    """Add the times of a GPU, the part "gpu", or the quality, the part "quality", to a result."""
+    done = dict(before)
+    if "gpu" in parts:
+        model = shipped("textures")
+        done["gpu"] = {"runs": {n: runs(model, n) for n in (8, 32, 128)}, "measured": facts}
+        print(json.dumps(done["gpu"], indent=1))
+    if "quality" in parts:
+        done["quality"] = quality(rd.pretrained("textures"), False)
+    return done
 
 
 def run(quick):

@@ -11,6 +11,7 @@ from redrift.denoise import Empirical, GaussianMixture
 from redrift.filters import PathIntegral
 from redrift.filters.problems import PROBLEMS
 from redrift.guidance import FKSteering
+from redrift.likelihood import log_prob
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 F64, GPU = torch.float64, "cuda"
@@ -57,10 +58,8 @@ def test_a_plan_gives_the_same_samples_on_both_devices(process, name):
 
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
 def test_a_density_is_the_same_on_both_devices(process):
-    model, x = mixture(process), noise(3, 1, 4, 4, seed=2)
-    near(
-        rd.log_prob(model, x.to(GPU), evaluations=12), rd.log_prob(model, x, evaluations=12), 1e-7
-    )
+    model, x = mixture(process), first(process, 3)
+    near(log_prob(model, x.to(GPU), evaluations=12), log_prob(model, x, evaluations=12), 1e-7)
 
 
 def test_one_generator_a_sample_gives_the_same_sample_whatever_the_split_on_a_gpu():
@@ -82,13 +81,14 @@ def test_steering_selects_by_the_rule_on_a_gpu():
     def loss(x):
         return x.flatten(1).mean(1).square()
 
-    g = torch.Generator(GPU).manual_seed(0)
-    policy = FKSteering(loss, particles=8)
-    x = first(process, 16).to(GPU)
-    guided = rd.sample(model, plan, x=x, policy=policy, generator=g)
-    plain = rd.sample(model, plan, x=x, generator=g)
+    policy = FKSteering(loss, particles=8, strength=200.0)
+    x = first(process, 64).to(GPU)
+    guided = rd.sample(
+        model, plan, x=x, policy=policy, generator=torch.Generator(GPU).manual_seed(0)
+    )
+    plain = rd.sample(model, plan, x=x, generator=torch.Generator(GPU).manual_seed(1))
     assert guided.device.type == "cuda"
-    assert float(loss(guided).mean()) < float(loss(plain).mean())
+    assert float(loss(guided).mean()) < float(loss(plain).mean()) / 4
 
 
 def test_a_ring_is_the_same_on_both_devices():
@@ -117,7 +117,7 @@ def test_calibration_on_a_gpu_lowers_the_held_out_error():
     plan = rd.ddim(model.process, rd.timegrid(model.process, 6))
     found = rd.calibrate(
         model, plan, shape=(1, 8, 8), samples=64, budget=600, reference=60,
-        cond={"label": torch.arange(64) % 10}, generator=torch.Generator().manual_seed(0),
+        cond={"label": torch.arange(64, device=GPU) % 10}, generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
     assert found.after.median < found.before.median
 
