@@ -15,6 +15,7 @@ from redrift.guidance import (
     FKSteering,
     Masks,
     TreeG,
+    TreeGSD,
     TwistedSMC,
     as_loss,
     split,
@@ -24,10 +25,10 @@ from tilted import STD, VP, chain, generators, rule, run, toy
 # ------------------------------------------------------------------ what must be equal
 
 
-@pytest.mark.parametrize("make", [SCG, SVDD, TreeG, FKSteering])
+@pytest.mark.parametrize("make", [SCG, SVDD, TreeG, TreeGSD, FKSteering])
 def test_one_candidate_is_plain_sampling_bit_for_bit(make):
     options = {"candidates": 1} if make is not FKSteering else {}
-    options |= {"beams": 1} if make is TreeG else {}
+    options |= {"beams": 1} if issubclass(make, TreeG) else {}
     options |= {"particles": 1} if make is FKSteering else {}
     guided, _ = run(make(rule, **options), 16)
     plain = rd.sample(toy(), chain(), shape=(16, 1), dtype=F64, generator=generator(0))
@@ -40,6 +41,7 @@ def test_a_sample_is_the_same_whatever_its_neighbours_and_the_batch_split():
         lambda: SCG(rule, candidates=4),
         lambda: FKSteering(rule, particles=4, threshold=0.9),
         lambda: TreeG(rule, beams=2, candidates=2),
+        lambda: TreeGSD(rule, beams=2, candidates=3),
         lambda: SCG(rule, candidates=4, max_batch=8),
     ):
         whole = rd.sample(toy(), chain(20), policy=make(), generator=generators(6), **options)
@@ -121,32 +123,13 @@ def test_evaluations_are_those_of_the_formula():
         (SCG(rule, candidates=4, active=(1.0, 0.0), max_batch=2), 1 + 19 * 4),
         (FKSteering(rule, particles=3), 3 * 20),
         (TreeG(rule, beams=2, candidates=3, active=(1.0, 0.0)), 2 + 19 * 6),
+        (TreeGSD(rule, beams=3, candidates=5, active=(1.0, 0.0)), 3 * 20),
         (BestOfN(rule, 5), 5 * 20),
     ):
         calls.clear()
         _, result = run(guide, 2, counted, plan)
         assert sum(calls) == 2 * rows
         assert result.evaluations == rows
-
-
-def test_beams_descend_from_the_candidates_they_are():
-    # of K n candidates the K best are kept: each lies where its own parent's law put it
-    seen = []
-
-    class Spy(TreeG):
-        def _top(self, law, judged, generator):
-            move = super()._top(law, judged, generator)
-            seen.append((judged, move))
-            return move
-
-    run(Spy(rule, beams=3, candidates=4, active=(1.0, 0.0)), 8)
-    for judged, move in seen:
-        B, K = 8, 3
-        best = judged.loss.reshape(B, -1).sort(1).values[:, :K]
-        kept = judged.loss[move.ancestors]  # the candidates of the parents
-        found = (judged.x[move.ancestors] == move.x[:, None]).all(-1)  # which of them it is
-        assert bool((found.sum(1) == 1).all())
-        assert torch.equal(kept[found].reshape(B, K).sort(1).values, best)
 
 
 @pytest.mark.parametrize("end", ["denoise", "zero"])
@@ -227,6 +210,10 @@ def mutating(x):
         (lambda: SCG(3), "a loss is a callable"),
         (lambda: FKSteering(rule, strength=0), "must be positive"),
         (lambda: FKSteering(rule, segments=split((1, 1, 8), 2)), "chosen one by one"),
+        (lambda: TreeGSD(rule, beams=1, segments=split((1, 1, 8), 2)), "use SCG for segments"),
+        (lambda: TreeGSD(rule, spread=0.0), "spread must be positive"),
+        (lambda: TreeGSD(rule, mixing=1.5), r"mixing in \[0, 1\]"),
+        (lambda: TreeGSD(rule, rounds=0), "rounds must be at least 1"),
         (lambda: run(SCG(bad_shape, candidates=2), 2), "returned shape"),
         (lambda: run(SCG(bad_value, candidates=2), 2), "is not finite"),
         (lambda: run(SCG(mutating, candidates=2), 2), "changed its input"),

@@ -16,6 +16,7 @@ from redrift.guidance import (
     Masks,
     Pooled,
     TreeG,
+    TreeGSD,
     as_loss,
     split,
 )
@@ -65,8 +66,16 @@ def test_segments_by_mask_are_those_by_box():
     assert torch.equal(*found)
 
 
-@pytest.mark.parametrize("process", [rd.CLD(), rd.Blur((4, 4))], ids=["CLD", "Blur"])
-def test_rules_guide_langevin_and_blurring_plans(process):
+@pytest.mark.parametrize(
+    ("process", "make"),
+    [
+        (rd.CLD(), lambda loss: SCG(loss, candidates=8)),
+        (rd.Blur((4, 4)), lambda loss: SCG(loss, candidates=8)),
+        (rd.Blur((4, 4)), lambda loss: TreeGSD(loss, beams=2)),
+    ],
+    ids=["CLD", "Blur", "Blur-TreeGSD"],
+)
+def test_rules_guide_langevin_and_blurring_plans(process, make):
     model = rd.denoise.Gaussian(torch.zeros(1, 4, 4, dtype=F64), 0.5, process)
     plan = rd.gddim(process, rd.timegrid(process, 30), order=1, stochasticity=1.0)
     options = dict(shape=(64, 1, 4, 4), dtype=F64)
@@ -74,12 +83,20 @@ def test_rules_guide_langevin_and_blurring_plans(process):
     def bright(x):
         return (x.flatten(1).mean(1) - 0.3).abs()
 
-    guide = SCG(bright, candidates=8)
+    guide = make(bright)
     x = rd.sample(model, plan, policy=guide, generator=generator(1), **options)
     plain = rd.sample(model, plan, generator=generator(1), **options)
     assert x.shape == (64, 1, 4, 4)
     assert float(bright(x).mean()) < 0.35 * float(bright(plain).mean())
     assert torch.allclose(guide.results[-1].loss, bright(x))
+
+
+def test_destinations_are_refused_where_noise_does_not_drive_the_data():
+    process = rd.CLD()
+    model = rd.denoise.Gaussian(torch.zeros(4, dtype=F64), 0.5, process)
+    plan = rd.gddim(process, rd.timegrid(process, 10), order=1, stochasticity=1.0)
+    with pytest.raises(ValueError, match="CLD with k = 2 may not have: use TreeG"):
+        rd.sample(model, plan, shape=(2, 4), dtype=F64, policy=TreeGSD(lambda x: x.mean(1)))
 
 
 def test_a_ring_collage_is_guided_by_segment():

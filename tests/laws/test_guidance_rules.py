@@ -9,7 +9,7 @@ from PIL import Image
 
 import redrift as rd
 from problems import F64, generator
-from redrift.guidance import SCG, FKSteering, TreeG, rules
+from redrift.guidance import SCG, FKSteering, TreeG, TreeGSD, rules
 
 VP = rd.VP()
 
@@ -113,8 +113,9 @@ def test_known_pixels_give_the_posterior_of_a_gaussian():
         lambda loss: SCG(loss, candidates=4),
         lambda loss: FKSteering(loss, particles=4, threshold=0.9),
         lambda loss: TreeG(loss, beams=2, candidates=2),
+        lambda loss: TreeGSD(loss, beams=2, candidates=2),
     ],
-    ids=["SCG", "FK", "TreeG"],
+    ids=["SCG", "FK", "TreeG", "TreeGSD"],
 )
 def test_conditions_follow_their_samples(make):
     def net(x, t, label):

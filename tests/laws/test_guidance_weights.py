@@ -15,6 +15,7 @@ from redrift.guidance import (
     FKSteering,
     Particles,
     TreeG,
+    TreeGSD,
     TwistedSMC,
     particles,
 )
@@ -104,6 +105,7 @@ def test_the_roots_of_the_particles_are_those_of_their_ancestors():
     for guide in (
         FKSteering(rule, particles=6, threshold=0.99),
         TreeG(rule, beams=4, candidates=2),
+        TreeGSD(rule, beams=4, candidates=2),
     ):
         seen = []
 

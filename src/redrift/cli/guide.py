@@ -20,14 +20,24 @@ from redrift.cli.pictures import grid, save_picture, stack
 from redrift.cli.report import Device, Json, Report, Seed, Threads, plainly
 from redrift.cli.sampling import condition, open_model
 from redrift.denoise import Denoiser
-from redrift.guidance import SCG, SVDD, BestOfN, FKSteering, Guidance, Particles, TreeG, rules
+from redrift.guidance import (
+    SCG,
+    SVDD,
+    BestOfN,
+    FKSteering,
+    Guidance,
+    Particles,
+    TreeG,
+    TreeGSD,
+    rules,
+)
 from redrift.guidance.loss import Function
 from redrift.measure import Weights
 from redrift.process import Process
 from redrift.sampling import sample
 from redrift.solvers import SOLVERS, Plan, plan_for
 
-METHODS = ("scg", "svdd", "fk", "treeg", "best-of-n")
+METHODS = ("scg", "svdd", "fk", "treeg", "treeg-sd", "best-of-n")
 RULES: dict[str, Callable[..., Function]] = {
     "symmetry": rules.symmetry,
     "components": rules.components,
@@ -56,7 +66,7 @@ def guide(
         int,
         typer.Option(
             help="Draws judged a step for each sample: proposals, particles (fk), beams x "
-            "proposals (treeg), or whole runs (best-of-n)."
+            "proposals (treeg), perturbed predictions (treeg-sd), or whole runs (best-of-n)."
         ),
     ] = 16,
     steps: Annotated[int, typer.Option(help="Steps of the stochastic plan.")] = 50,
@@ -211,6 +221,8 @@ def policy(
         return SVDD(loss, candidates=candidates, strength=strength, **options)
     if method == "fk":
         return FKSteering(loss, particles=candidates, strength=strength, **options)
+    if method == "treeg-sd":
+        return TreeGSD(loss, candidates=candidates, **options)
     if method == "best-of-n":
         return BestOfN(loss, candidates, strength=strength, **options)
     beams = max(k for k in range(1, math.isqrt(candidates) + 1) if candidates % k == 0)

@@ -33,6 +33,7 @@ from redrift._core.errors import choose, whole
 from redrift._core.linalg import apply, combine
 from redrift._core.rng import Generators, normal
 from redrift.denoise import Denoiser
+from redrift.guidance import choices
 from redrift.guidance.guided import Guidance, alpha_bar
 from redrift.guidance.loss import Function, as_loss
 from redrift.guidance.segments import Masks, Segments
@@ -170,13 +171,7 @@ class Particles:
             x = draw(law, model.process, generator)
             self._correct(law, model, wants, x)
             return Move(x)
-        judged = self._judge(law, model, wants, generator)
-        if self.segments is not None:
-            return self._by_segment(law, model, judged, generator)
-        if self.across == "top":
-            return self._top(law, judged, generator)
-        self._correct(law, model, wants, judged.x[:, 0])
-        return self._weigh(law, judged, generator)
+        return self._choose(law, model, wants, generator)
 
     def _guided(self, law: Law, model: Denoiser) -> bool:
         share = float(law.start.t) / model.process.horizon
@@ -185,6 +180,16 @@ class Particles:
         self._step += within
         # weights have to end at the tilt itself, and a loss has to be known of what is returned
         return (within and counted) or law.last
+
+    def _choose(self, law: Law, model: Denoiser, wants: str, generator: Generators) -> Move:
+        """Propose, judge and choose at a guided step."""
+        judged = self._judge(law, model, wants, generator)
+        if self.segments is not None:
+            return self._by_segment(law, model, judged, generator)
+        if self.across == "top":
+            return self._top(law, judged, generator)
+        self._correct(law, model, wants, judged.x[:, 0])
+        return self._weigh(law, judged, generator)
 
     def _judge(self, law: Law, model: Denoiser, wants: str, generator: Generators) -> _Judged:
         """Draw candidates, predict at their own level, and evaluate the rule on them."""
@@ -283,12 +288,11 @@ class Particles:
         """Return the chosen proposal (B, K) for scores (B, K, n), lower is better; ties are drawn."""
         if score.shape[2] == 1:
             return torch.zeros(score.shape[:2], dtype=torch.long)
-        u = torch.special.ndtr(normal((score.shape[0] * score.shape[1], score.shape[2]), generator,
-                                      dtype=torch.float64)).reshape(score.shape)  # fmt: skip
-        if self.select == "categorical":  # Gumbel's way of drawing from exp(-score)
-            return (-score - (-u.log()).log()).argmax(2)
-        tied = score == score.amin(2, keepdim=True)
-        return torch.where(tied, u, -1.0).argmax(2)
+        return (
+            choices.drawn(score, generator)
+            if self.select == "categorical"
+            else choices.least(score, generator)
+        )
 
     def _resample(self, law: Law, generator: Generators) -> Tensor | None:
         """Return ancestors (B * K,) where some samples' weights have degenerated; not at the end."""
@@ -313,11 +317,7 @@ class Particles:
         B, K = self._log_w.shape
         n = judged.loss.shape[1]
         loss = judged.loss.reshape(B, K * n)
-        keys = torch.zeros(B, K * n)
-        if K * n > 1:
-            keys = normal((B * K, n), generator, dtype=torch.float64).reshape(B, K * n)
-        order = torch.argsort(keys, 1)  # ties in a drawn order
-        best = order.gather(1, loss.gather(1, order).argsort(dim=1, stable=True))[:, :K]
+        best = choices.lowest(loss, K, generator)
         rows = (best // n + K * torch.arange(B)[:, None]).reshape(-1).to(judged.x.device)
         nth = (best % n).reshape(-1).to(judged.x.device)
         self._roots = self._roots.gather(1, best // n)

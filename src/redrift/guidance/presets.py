@@ -6,7 +6,8 @@
 | `SVDD` | 1 | one of n draws by their potential: near the tilted law; `weighted=True` corrects it |
 | `FKSteering` | K | particles with weights, resampled: consistent for the tilted law |
 | `TwistedSMC` | K | the same, with proposals already bent by a gradient (`DPS`, `ClassifierGuidance`) |
-| `TreeG` | A | beam search: the A best of A n draws at every step |
+| `TreeG` | A | beam search: the A best of A n draws at every step (`tree`) |
+| `TreeGSD` | A | beam search over perturbed predictions, which cost no evaluations (`tree`) |
 | `BestOfN` | n | plain sampling, the best at the end: the baseline |
 """
 
@@ -121,35 +122,6 @@ class FKSteering(Particles):
     ) -> None:
         super().__init__(
             loss, particles=particles, across="weights", strength=strength, potential=potential,
-            **options,
-        )  # fmt: skip
-
-
-class TreeG(Particles):
-    """Beam search over draws: keep the A best of A n at every step, return the best.
-
-    Args:
-        loss: see `SCG`.
-        beams: A.
-        candidates: n draws of each.
-        active: as for `SCG`.
-        options: of `Particles`.
-
-    Paper: TreeG-SC, arXiv:2502.11420. (Its SD variant perturbs the predicted clean sample instead of
-    drawing the step's noise; it is not here.)
-    """
-
-    def __init__(
-        self,
-        loss: Function,
-        *,
-        beams: int = 4,
-        candidates: int = 4,
-        active: tuple[float, float] = (0.75, 0.0),
-        **options: Any,  # noqa: ANN401
-    ) -> None:
-        super().__init__(
-            loss, particles=beams, candidates=candidates, across="top", end="best", active=active,
             **options,
         )  # fmt: skip
 
