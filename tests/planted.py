@@ -962,6 +962,14 @@ BUGS = [
         "test_guidance_parts.py::test_a_hard_rule_holds_to_rounding_and_leaves_the_rest",
     ),
     bug(
+        "a decision that is wanted counts as a loss",
+        "guidance/rules.py",
+        "np.asarray(found) != label",
+        "np.asarray(found) == label",
+        "test_guidance_rules.py::test_a_decision_is_kept_or_not",
+        "test_guidance_rules.py::test_the_decision_of_a_forest_is_guided_to",
+    ),
+    bug(
         "a rule may change its input",
         "guidance/loss.py",
         "if not torch.equal(x, before):",

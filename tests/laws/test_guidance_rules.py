@@ -10,6 +10,7 @@ from PIL import Image
 import redrift as rd
 from problems import F64, generator
 from redrift.guidance import SCG, FKSteering, TreeG, TreeGSD, rules
+from redrift.pretrained import classifier
 
 VP = rd.VP()
 
@@ -71,6 +72,37 @@ def test_a_decision_is_kept_or_not():
 
     x = torch.stack((torch.full((1, 2, 2), -0.5), torch.full((1, 2, 2), 0.5)))
     assert rules.decision(Darker(), "dark")(x).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda loss: SCG(loss, candidates=16, active=(1.0, 0.0)),
+        lambda loss: TreeGSD(loss, candidates=16, active=(1.0, 0.0)),
+        lambda loss: FKSteering(loss, particles=8, strength=8.0),
+    ],
+    ids=["SCG", "TreeGSD", "FK"],
+)
+def test_the_decision_of_a_forest_is_guided_to(make):
+    # a random forest has no gradient; another classifier, which no rule asked, agrees with it
+    ensemble = pytest.importorskip("sklearn.ensemble")
+    datasets = pytest.importorskip("sklearn.datasets")
+    x, y = datasets.load_digits(return_X_y=True)
+    forest = ensemble.RandomForestClassifier(60, random_state=0).fit(x / 8 - 1, y)
+    loss = rules.decision(forest, 3)
+    digits, judge = rd.pretrained("digits"), classifier("digits")
+    n, plan = 40, rd.ddpm(digits.process, rd.timegrid(digits.process, 12))
+
+    def draw(policy):
+        fresh = [torch.Generator().manual_seed(i) for i in range(n)]
+        found = rd.sample(digits, plan, shape=(n, 1, 8, 8), cond={"label": torch.full((n,), 10)},
+                          policy=policy, generator=fresh)  # fmt: skip
+        return float(loss(found).mean()), float((judge(found).argmax(1) == 3).double().mean())
+
+    (before, alike), (after, as_meant) = draw(None), draw(make(loss))
+    assert before > 0.8  # one class of ten
+    assert after < 0.5 * before
+    assert as_meant > alike + 0.3
 
 
 def test_inverse_problems_measure_squared_distances():
