@@ -915,8 +915,8 @@ BUGS = [
     bug(
         "guidance without authority",
         "guidance/particles.py",
-        "spread = self.authority * spread",
-        "spread = 1.0 * spread",
+        "spread = self.authority * apply(",
+        "spread = apply(",
         "test_guidance_rules.py::test_authority_scales_the_noise_that_is_chosen_from",
     ),
     bug(

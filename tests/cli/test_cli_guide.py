@@ -150,6 +150,7 @@ def test_a_function_of_ones_own_is_a_rule(rules):
         (["digits", "--strength", "-2", "--method", "fk"], "must be positive"),
         (["digits", "--solver", "deis"], "leave --solver out"),
         (["digits", "--max-batch", "0"], "max_batch must be at least 1"),
+        (["digits-cld", "--method", "treeg-sd"], "CLD with k = 2 may not have: use TreeG"),
         (["digits", "--label", "11"], "at most 9"),
         (["digits", "--out", "no/such/folder/x.png"], "does not exist"),
         (["digits", "--out", "x.doc"], "use .png"),

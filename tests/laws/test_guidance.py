@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 
 import pytest
 import torch
@@ -209,6 +210,9 @@ def mutating(x):
         (lambda: SCG(rule, active=(0.2, 0.7)), "nothing would be guided"),
         (lambda: SCG(3), "a loss is a callable"),
         (lambda: FKSteering(rule, strength=0), "must be positive"),
+        (lambda: FKSteering(rule, strength=math.inf), "positive and finite"),
+        (lambda: FKSteering(rule, threshold=-0.1), "threshold must be at least 0"),
+        (lambda: SCG(rule, max_batch=0), "max_batch must be at least 1"),
         (lambda: FKSteering(rule, segments=split((1, 1, 8), 2)), "chosen one by one"),
         (lambda: TreeGSD(rule, beams=1, segments=split((1, 1, 8), 2)), "use SCG for segments"),
         (lambda: TreeGSD(rule, spread=0.0), "spread must be positive"),

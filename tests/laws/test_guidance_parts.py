@@ -202,11 +202,13 @@ def test_who_watches_sees_the_losses_of_what_is_kept():
 
 
 def test_a_slow_rule_in_other_processes_gives_the_same_numbers_and_survives_their_death():
-    from slow_rules import dies, spread
+    from slow_rules import dies, several, spread
 
     x = torch.randn(6, 3, generator=generator(9), dtype=F64)
     pooled = Pooled(spread, workers=2)
     assert torch.allclose(pooled(x), torch.tensor([spread(r) for r in x.numpy()], dtype=F64))
     pooled.close()
+    with pytest.raises(ValueError, match="'several' returned ndarray for a sample, expected one"):
+        Pooled(several, workers=1)(x)
     with pytest.raises(RuntimeError, match="died"):
         Pooled(dies, workers=1)(x)

@@ -182,3 +182,24 @@ def test_authority_scales_the_noise_that_is_chosen_from():
         guide = Spy(lambda x: x[:, 0], candidates=3, active=(1.0, 0.0), authority=authority)
         rd.sample(model, plan, shape=(4, 2), dtype=F64, policy=guide, generator=generator(3))
     assert torch.allclose(1.5 * seen[0], seen[len(seen) // 2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "loss",
+    [rules.symmetry(), rules.components(2), rules.brightness(0.0, levels=32)],
+    ids=["symmetry", "two regions", "brightness"],
+)
+def test_the_final_loss_falls_with_every_doubling_of_the_candidates(loss):
+    # mean over 256 seeds of digits, each against the same seeds with half as many candidates
+    digits = rd.pretrained("digits")
+    plan = rd.ddpm(digits.process, rd.timegrid(digits.process, 10))
+    labels = torch.arange(256) % 10
+    means = []
+    for n in (1, 2, 4, 8, 16):
+        fresh = [torch.Generator().manual_seed(i) for i in range(256)]
+        x = rd.sample(digits, plan, shape=(256, 1, 8, 8), cond={"label": labels}, generator=fresh,
+                      policy=SCG(loss, candidates=n), batch_size=64)  # fmt: skip
+        means.append(float(loss(x).mean()))
+    assert all(a > b for a, b in zip(means, means[1:]))
+    assert means[-1] < 0.75 * means[0]

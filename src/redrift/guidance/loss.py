@@ -150,6 +150,7 @@ class Pooled(_Combined):
 
     Raises:
         RuntimeError: on evaluation, if a worker dies.
+        ValueError: on evaluation, if the function returns anything but one finite number.
 
     Cost: each sample is pickled once. The workers import what the function's module imports, no more.
     The network works on where proposals are judged in chunks (`max_batch` of the policies).
@@ -175,11 +176,20 @@ class Pooled(_Combined):
 
     def _wait(self, found: Iterator[Any], x: Tensor) -> Tensor:
         try:
-            values = [float(value) for value in found]
+            values = [self._number(value) for value in found]
         except BrokenProcessPool as error:
             raise self._died() from error
         losses = torch.tensor(values, dtype=torch.float64, device=x.device)
         return _valid(self.function.__name__, losses, len(x))
+
+    def _number(self, value: Any) -> float:  # noqa: ANN401
+        try:
+            return float(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"the loss {self.function.__name__!r} returned {type(value).__name__} for a sample, expected "
+                "one number."
+            ) from error
 
     def _died(self) -> RuntimeError:
         self.close()

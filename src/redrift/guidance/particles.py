@@ -70,7 +70,7 @@ class Particles:
         temper: power p of alpha-bar.
         potential: "difference" is U as above; "max" takes the least loss of all steps so far for J,
             "sum" adds the potentials up; all end at the same tilt.
-        threshold: resample when the ESS falls below this fraction.
+        threshold: resample when the ESS falls below this fraction; 0 never, above 1 always.
         active: (first, last) fractions of the horizon between which steps are guided. The last step
             always is: it costs nothing.
         every: guide every so many steps.
@@ -122,9 +122,10 @@ class Particles:
         self.end = choose("end", end, ("draw", "best"))
         self.potential = choose("potential", potential, ("difference", "max", "sum"))
         self.every = whole("every", every)
-        self.strength, self.temper, self.threshold = float(strength), float(temper), threshold
+        self.strength, self.temper, self.threshold = map(float, (strength, temper, threshold))
         self.active, self.authority = (float(active[0]), float(active[1])), float(authority)
-        self.decode, self.segments, self.max_batch = decode, segments, max_batch
+        self.decode, self.segments = decode, segments
+        self.max_batch = None if max_batch is None else whole("max_batch", max_batch)
         self.watch = watch
         self.results: list[Guidance] = []
         self._check()
@@ -136,8 +137,10 @@ class Particles:
                 f"active={self.active} must be (first, last) fractions of the horizon, 1 >= first > last "
                 ">= 0: with an empty range nothing would be guided."
             )
-        if not self.strength > 0 or not self.authority > 0 or self.temper < 0:
-            raise ValueError("strength and authority must be positive, temper at least 0.")
+        if not (0 < self.strength < math.inf and 0 < self.authority < math.inf):
+            raise ValueError("strength and authority must be positive and finite.")
+        if not (self.temper >= 0 and self.threshold >= 0):
+            raise ValueError("temper and threshold must be at least 0.")
         if self.segments is not None and (self.width > 1 or self.select != "argmax"):
             raise ValueError("segments are chosen one by one: particles=1, select='argmax'.")
 
@@ -196,13 +199,11 @@ class Particles:
         n, rows, process = self.candidates, len(law.mean), model.process
         noise = normal((rows * n, *law.mean.shape[1:]), generator, dtype=law.mean.dtype,
                        device=law.mean.device)  # fmt: skip
-        spread = apply(law.scale, noise, process.modes)
-        if self.authority != 1:
-            spread = self.authority * spread
+        spread = self.authority * apply(law.scale, noise, process.modes)
         x = (law.mean if n == 1 else law.mean.repeat_interleave(n, 0)) + spread
         x = x.unflatten(0, (rows, n))
         waiting, predictions = [], []
-        limit = n if self.max_batch is None else max(1, self.max_batch // rows)
+        limit = max(1, (self.max_batch or rows * n) // rows)
         for first in range(0, n, limit):
             chunk = x[:, first : first + limit]
             e, clean = self._clean(chunk, law, model, wants)
