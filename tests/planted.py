@@ -181,6 +181,13 @@ BUGS = [
         'size = 1.0 if source == "eps" else root',
         "test_conversions.py::test_every_reading_of_an_oracle_is_consistent[VP]",
     ),
+    bug(
+        "a conversion forgets that EDM's noise level may be fitted",
+        "denoise/denoiser.py",
+        "fitted = level.signal.requires_grad or level.root.requires_grad",
+        "fitted = level.signal.requires_grad",
+        "test_conversions.py::test_a_converted_prediction_is_differentiable_in_its_time",
+    ),
     Bug(
         "the sign of the score both ways, which round trips hide",
         (

@@ -137,3 +137,20 @@ def test_v_and_flow_are_defined_where_the_signal_is_zero():
             e = direct(process, level, clean, noise, source)
             found = apply(P, z) + apply(Q, e)
             assert torch.allclose(found, direct(process, level, clean, noise, target), atol=1e-12)
+
+
+@pytest.mark.parametrize("process", [rd.VP(), rd.EDM()], ids=["VP", "EDM"])
+def test_a_converted_prediction_is_differentiable_in_its_time(process):
+    g = torch.Generator().manual_seed(0)
+    z = torch.randn(3, 4, generator=g, dtype=torch.float64)
+    model = rd.Denoiser(lambda x, t: torch.tanh(x), process, "x0")
+
+    def total(t):
+        return model.ask(z, process.level(t), "v").sum()
+
+    t = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(total(t), [t])
+    h = 1e-5
+    with torch.no_grad():
+        expected = (total(t + h) - total(t - h)) / (2 * h)
+    assert float((slope - expected).abs()) < 1e-6 * (1 + float(expected.abs()))

@@ -145,7 +145,8 @@ class Denoiser:
         prediction = self.predict(z, level)
         if wants == self.predicts:
             return prediction
-        if level.signal.numel() == 1 and not level.signal.requires_grad:
+        fitted = level.signal.requires_grad or level.root.requires_grad  # EDM's signal never is
+        if level.signal.numel() == 1 and not fitted:
             p, q = mix(self.process, level, self.predicts, wants)
             return (z * p).add_(prediction, alpha=q)
         P, Q = convert(self.process, level, self.predicts, wants)
