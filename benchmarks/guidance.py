@@ -2,11 +2,13 @@
 
 On shipped models, three rules and equal evaluations: the loss, the diversity (root mean square
 distance of pixels to their class's mean, over that of unguided samples) and the fidelity (Frechet
-distance over the shipped classifier's features to real pictures, beside that of unguided samples).
-Labels are given in turn, so no method can please a rule by its choice of class. The colour network
-needs REDRIFT_CIFAR10 for real pictures; its fidelity is left out otherwise. Also: a tilted mixture with
-known answer; the mean final loss against the candidates; and the share of a run spent waiting for a
-slow rule, here or in other processes.
+distance over the shipped classifier's features to real pictures), each with its standard error (the
+last two by a jackknife over groups). On digits also the tilted law that the weighted methods aim at,
+from a large pool of plain samples resampled by their weights within each class. Labels are given in
+turn, so no method can please a rule by its choice of class. The colour network needs REDRIFT_CIFAR10
+for real pictures; its fidelity is left out otherwise. Also: a tilted mixture with known answer; the
+mean final loss against the candidates; and the share of a run spent waiting for a slow rule, here or
+in other processes.
 """
 
 import time
@@ -16,25 +18,38 @@ import torch
 import redrift as rd
 from benchmarks import _slow, _tilted
 from benchmarks.frechet import real_pictures
-from redrift.guidance import SCG, SVDD, BestOfN, FKSteering, Pooled, TreeG, as_loss, rules
+from redrift.guidance import (
+    SCG,
+    SVDD,
+    BestOfN,
+    FKSteering,
+    Pooled,
+    TreeG,
+    TreeGSD,
+    as_loss,
+    rules,
+)
+from redrift.measure import Weights, resample
 from redrift.metrics import frechet, frechet_floor
 from redrift.metrics.frechet import halves
 from redrift.pretrained import classifier
 
 RULES = {
     "digits": {
-        "symmetry": rules.symmetry(),
-        "two regions": rules.components(2),
+        "symmetry": rules.symmetry(0.0),
+        "two regions": rules.components(2, 0.0),
         "brightness 0": rules.brightness(0.0, levels=32),
     },
     "cifar10": {
         "symmetry": rules.symmetry(),
         "two regions": rules.components(2),
-        "JPEG of 700 bytes": rules.jpeg_size(700),
+        "JPEG of 950 bytes": rules.jpeg_size(950),
     },
 }
-SIZES = {"digits": (80, 16), "cifar10": (12, 12)}  # samples, steps
-COLOUR = ("none", "best of n", "SCG", "SVDD", "FK")  # the colour network is slow
+SIZES = {"digits": (320, 16), "cifar10": (64, 12)}  # samples, steps
+CLASSES = {"digits": 10, "cifar10": 4}  # given in turn
+POOL, GROUPS = 16_000, 8
+COLOUR = ("none", "best of n", "SCG", "TreeG-SD, one beam", "FK")  # the colour network is slow
 DRAWS, SEED = 8, 21
 COUNTS = (1, 2, 4, 8, 16)
 
@@ -51,7 +66,7 @@ def active(plan, first):
 
 
 def presets(plan, strength):
-    """Return every preset at the evaluations of DRAWS plain runs, or just below."""
+    """Return every preset at the evaluations of DRAWS plain runs, or just below; one beam costs one."""
     N = len(plan.rows)
     A, rest = active(plan, 0.75)
     scg = (DRAWS * N - 1 - rest) // A
@@ -62,6 +77,8 @@ def presets(plan, strength):
         "best of n": lambda loss: BestOfN(loss, DRAWS),
         "SCG": lambda loss: SCG(loss, candidates=scg),
         "TreeG": lambda loss: TreeG(loss, beams=2, candidates=beams),
+        "TreeG-SD": lambda loss: TreeGSD(loss, beams=DRAWS, candidates=4),
+        "TreeG-SD, one beam": lambda loss: TreeGSD(loss, candidates=16),
         "SVDD": lambda loss: SVDD(loss, candidates=DRAWS, **weigh),
         "weighted SVDD": lambda loss: SVDD(
             loss, candidates=2, particles=DRAWS // 2, weighted=True, **weigh
@@ -85,15 +102,55 @@ def scattered(x, labels):
     return (total / x.numel()) ** 0.5
 
 
+def judged(x, labels, J, distance):
+    """Return loss, diversity (unscaled) and fidelity of samples, each with its standard error."""
+    n = len(x)
+    group = (
+        torch.arange(n) // len(labels.unique()) % GROUPS
+    )  # classes in turn: in every group alike
+
+    def jackknife(statistic):
+        without = torch.tensor([statistic(group != g) for g in range(GROUPS)], dtype=torch.float64)
+        return float((without - without.mean()).square().sum().mul((GROUPS - 1) / GROUPS).sqrt())
+
+    every = torch.ones(n, dtype=torch.bool)
+    row = {"loss": float(J.mean()), "loss_se": float(J.std()) / n**0.5}
+    for title, statistic in (
+        ("diversity", lambda kept: scattered(x[kept], labels[kept])),
+        ("frechet", None if distance is None else lambda kept: distance(x[kept].clamp(-1, 1))),
+    ):
+        row[title] = row[f"{title}_se"] = None
+        if statistic is not None:
+            row |= {title: statistic(every), f"{title}_se": jackknife(statistic)}
+    return row
+
+
+def pool(model, plan, size):
+    """Return plain samples, one class after the other in turn."""
+    labels = torch.arange(size) % CLASSES["digits"]
+    return rd.sample(model, plan, shape=(size, *model.card["shape"]), cond={"label": labels},
+                     batch_size=1000, generator=torch.Generator().manual_seed(SEED))  # fmt: skip
+
+
+def tilted(plain, loss, strength, n):
+    """Return n samples of the tilted law of each class, in turn, and the least ESS of a class."""
+    kinds = CLASSES["digits"]
+    log_w = -strength * loss(plain).reshape(-1, kinds).T
+    pick = resample(log_w, n // kinds, generator=torch.Generator().manual_seed(SEED))
+    index = (pick * kinds + torch.arange(kinds)[:, None]).T.reshape(-1)
+    return plain[index], float(Weights(log_w).ess.min()) * log_w.shape[1]
+
+
 def compare(name, quick):
     """Return the table of one model: for each rule and method loss, diversity and fidelity."""
     model = rd.pretrained(name)
-    n, steps = (20, 10) if quick else SIZES[name]
+    n, steps = (40, 10) if quick else SIZES[name]
     plan = rd.ddpm(model.process, rd.timegrid(model.process, steps))
-    labels = torch.arange(n) % (4 if name == "cifar10" else 10)
+    labels = torch.arange(n) % CLASSES[name]
     features = classifier(name).features
     real = real_pictures(name)
     found = {"samples": n, "steps": steps, "rules": {}}
+    distance = None
     if real is not None:
         images, kinds = real
         keep = kinds <= int(labels.max())
@@ -101,25 +158,35 @@ def compare(name, quick):
         g = torch.Generator().manual_seed(SEED)
         found["floor"] = frechet_floor(images, features, size=n, strata=kinds, generator=g)
         held = images[halves(len(images), len(images) // 2, kinds, generator=g)[0]]
+
+        def distance(x):
+            return frechet(x, held, features)
+
+    many = pool(model, plan, 400 if quick else POOL) if name == "digits" else None
     for title, loss in RULES[name].items():
         rows = found["rules"][title] = {}
         plain, _ = draw(model, plan, labels, BestOfN(loss, 1))
         scatter = scattered(plain, labels)
         strength = 4.0 / max(float(loss(plain).std()), 1e-9)
-        for method, preset in presets(plan, strength).items():
+        methods = presets(plan, strength)
+        if many is not None:
+            methods = {"tilted law": None} | methods
+        for method, preset in methods.items():
             if method not in COLOUR and name == "cifar10":
                 continue
-            began = time.process_time()
-            x, evaluations = draw(model, plan, labels, preset(loss))
-            J = loss(x)
-            row = rows[method] = {
-                "loss": float(J.mean()), "loss_se": float(J.std()) / n**0.5,
-                "evaluations": evaluations, "diversity": scattered(x, labels) / scatter,
-                "frechet": frechet(x.clamp(-1, 1), held, features) if real is not None else None,
-                "seconds": time.process_time() - began,
-            }  # fmt: skip
+            began, row = time.process_time(), {}
+            if preset is None:
+                x, row["least ESS"] = tilted(many, loss, strength, n)
+            else:
+                x, row["evaluations"] = draw(model, plan, labels, preset(loss))
+            row |= judged(x, labels, loss(x), distance)
+            row["diversity"], row["diversity_se"] = (
+                row["diversity"] / scatter, row["diversity_se"] / scatter,
+            )  # fmt: skip
+            row["seconds"] = time.process_time() - began
+            rows[method] = row
             text = "".join(f" {k} {v:.4g}" for k, v in row.items() if v is not None)
-            print(f"{name:8s} {title:18s} {method:14s}{text}", flush=True)
+            print(f"{name:8s} {title:18s} {method:18s}{text}", flush=True)
     return found
 
 
@@ -184,23 +251,42 @@ def run(quick):
 def plot(result, target):
     import matplotlib.pyplot as plt
 
-    models = list(result["models"])
-    figure, axes = plt.subplots(2, 4, figsize=(15, 7))
-    places = iter(axes.T.flat if len(models) == 1 else axes[:, :3].flat)
-    for name in models:
-        for title, rows in result["models"][name]["rules"].items():
-            axis = next(places)
-            for method, row in rows.items():
-                axis.plot(row["diversity"], row["loss"], "o")
-                axis.annotate(method, (row["diversity"], row["loss"]), fontsize=7)
-            axis.set(title=f"{name}, {title}", xlabel="diversity / unguided", ylabel="loss")
+    models = result["models"]
+    figure, axes = plt.subplots(2 * len(models), 4, figsize=(19, 8 * len(models)), squeeze=False)
+    for top, (name, found) in zip(range(0, 2 * len(models), 2), models.items()):
+        for column, (title, rows) in enumerate(found["rules"].items()):
+            for axis, measure in (
+                (axes[top, column], "diversity"),
+                (axes[top + 1, column], "frechet"),
+            ):
+                points(axis, rows, measure)
+                axis.set(title=f"{name}, {title}", ylabel="loss")
+                axis.set_xlabel(
+                    "diversity / unguided" if measure == "diversity" else "Frechet distance"
+                )
+            if found.get("floor"):
+                axes[top + 1, column].axvline(found["floor"], color="grey", lw=0.8)
+                axes[top + 1, column].set_xscale("log")
+    for axis in axes[:, 3]:
+        axis.axis("off")
     axis = axes[0, 3]
-    axes[1, 3].axis("off")
+    axis.axis("on")
     for title, values in result["candidates"]["rules"].items():
         share = [v / values["loss"][0] for v in values["loss"]]
         axis.plot(result["candidates"]["candidates"], share, "o-", label=title)
     axis.set(title="SCG, digits", xlabel="candidates", ylabel="loss / unguided", xscale="log")
     axis.legend()
     figure.tight_layout()
-    figure.savefig(target, format="png", dpi=110)
+    figure.savefig(target, format="png", dpi=90)
     plt.close(figure)
+
+
+def points(axis, rows, measure):
+    """Draw each method's loss against a measure, with a standard error of each."""
+    for method, row in rows.items():
+        if row[measure] is None:
+            continue
+        axis.errorbar(
+            row[measure], row["loss"], row["loss_se"], row[f"{measure}_se"], fmt="o", ms=4
+        )
+        axis.annotate(method, (row[measure], row["loss"]), fontsize=7)

@@ -26,6 +26,9 @@ def test_symmetry_is_the_share_of_pixels_that_differ_from_the_mirror():
     assert rules.symmetry()(picture("#.../.##.")) == 2 / 8
     assert rules.symmetry()(picture("##../##..")) == 1
     assert rules.symmetry(threshold=2.0)(picture("##../##..")) == 0
+    dark = 0.3 * picture("##../##..") - 0.6  # on one side of 0, but not of its own mean
+    assert rules.symmetry(threshold=0.0)(dark) == 0
+    assert rules.symmetry()(torch.cat((dark, -dark))).tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -40,7 +43,8 @@ def test_symmetry_is_the_share_of_pixels_that_differ_from_the_mirror():
 )
 def test_components_are_four_connected_regions(text, count):
     assert rules.components(0)(picture(text)) == count
-    assert rules.components(2)(picture(text)) == abs(count - 2)
+    assert rules.components(2)(0.3 * picture(text) - 0.6) == abs(count - 2)
+    assert rules.components(2, threshold=0.0)(0.3 * picture(text) - 0.6) == 2
 
 
 def test_a_file_is_as_large_as_the_one_written():
@@ -187,7 +191,7 @@ def test_authority_scales_the_noise_that_is_chosen_from():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "loss",
-    [rules.symmetry(), rules.components(2), rules.brightness(0.0, levels=32)],
+    [rules.symmetry(0.0), rules.components(2, 0.0), rules.brightness(0.0, levels=32)],
     ids=["symmetry", "two regions", "brightness"],
 )
 def test_the_final_loss_falls_with_every_doubling_of_the_candidates(loss):

@@ -14,25 +14,40 @@ from redrift._core.errors import whole
 from redrift.guidance.loss import _Combined, as_loss
 
 
-def symmetry(threshold: float = 0.0) -> _Combined:
-    """Return the share of pixels whose brightness, thresholded, differs from its mirror image's."""
+def symmetry(threshold: float | None = None) -> _Combined:
+    """Return the share of pixels whose brightness, thresholded, differs from its mirror image's.
+
+    Args:
+        threshold: between dark and bright; None is the picture's own mean, of which no picture is on
+            one side. With a number a picture that is dark all over keeps the rule.
+    """
 
     def mirrored(x: Tensor) -> Tensor:
-        bright = x.mean(1) > threshold
+        bright = _bright(x, threshold)
         return (bright != bright.flip(-1)).double().flatten(1).mean(1)
 
     return as_loss(mirrored)
 
 
-def components(target: int = 1, threshold: float = 0.0) -> _Combined:
-    """Return how far the number of bright connected regions (4 neighbours) is from `target`."""
+def components(target: int = 1, threshold: float | None = None) -> _Combined:
+    """Return how far the number of bright connected regions (4 neighbours) is from `target`.
+
+    Args:
+        target: number of regions wanted.
+        threshold: as for `symmetry`.
+    """
     whole("target", target, least=0)
 
     def counted(x: Tensor) -> Tensor:
-        bright = (x.mean(1) > threshold).cpu().numpy()
+        bright = _bright(x, threshold).cpu().numpy()
         return torch.tensor([abs(regions(b) - target) for b in bright], dtype=torch.float64)
 
     return as_loss(counted)
+
+
+def _bright(x: Tensor, threshold: float | None) -> Tensor:
+    brightness = x.mean(1)
+    return brightness > (brightness.mean((1, 2), keepdim=True) if threshold is None else threshold)
 
 
 def regions(bright: np.ndarray) -> int:
