@@ -46,9 +46,9 @@ RULES = {
         "JPEG of 950 bytes": rules.jpeg_size(950),
     },
 }
-SIZES = {"digits": (320, 16), "cifar10": (64, 12)}  # samples, steps
+SIZES = {"digits": (200, 16), "cifar10": (40, 12)}  # samples, steps
 CLASSES = {"digits": 10, "cifar10": 4}  # given in turn
-POOL, GROUPS = 16_000, 8
+POOL, GROUPS = 12_000, 10
 COLOUR = ("none", "best of n", "SCG", "TreeG-SD, one beam", "FK")  # the colour network is slow
 DRAWS, SEED = 8, 21
 COUNTS = (1, 2, 4, 8, 16)
@@ -84,6 +84,7 @@ def presets(plan, strength):
             loss, candidates=2, particles=DRAWS // 2, weighted=True, **weigh
         ),
         "FK": lambda loss: FKSteering(loss, particles=DRAWS, **weigh),
+        "FK, not tempered": lambda loss: FKSteering(loss, particles=DRAWS, temper=0.0, **weigh),
     }
 
 
