@@ -182,6 +182,13 @@ BUGS = [
         "test_conversions.py::test_every_reading_of_an_oracle_is_consistent[VP]",
     ),
     bug(
+        "draws for arviz leave the weights out",
+        "control/pis.py",
+        "drawn = w.resample(x, generator=generator)",
+        "drawn = x",
+        "test_pis.py::test_draws_for_arviz_follow_the_weights",
+    ),
+    bug(
         "a conversion forgets that EDM's noise level may be fitted",
         "denoise/denoiser.py",
         "fitted = level.signal.requires_grad or level.root.requires_grad",
@@ -720,6 +727,20 @@ BUGS = [
         "test_guidance.py::test_evaluations_are_those_of_the_formula",
     ),
     bug(
+        "guidance begins too early",
+        "guidance/particles.py",
+        "within = self.active[1] < share <= self.active[0]",
+        "within = self.active[1] < share",
+        "test_guidance.py::test_steps_outside_the_active_range_are_plain_and_those_within_are_guided",
+    ),
+    bug(
+        "guidance forgets to decode",
+        "guidance/particles.py",
+        "data = clean if self.decode is None else self.decode(clean)",
+        "data = clean",
+        "test_guidance.py::test_a_loss_of_decoded_samples_is_the_loss_of_the_samples_after_decoding",
+    ),
+    bug(
         "guidance keeps the worst candidate",
         "guidance/choices.py",
         "tied = score == score.amin(2, keepdim=True)",
@@ -1023,8 +1044,8 @@ BUGS = [
     bug(
         "the look-ahead forgets to take psi off the weight",
         "filters/pathintegral.py",
-        "log_w = total - math.log(n) - psi.gather(-1, index)",
-        "log_w = total - math.log(n) - 0 * psi.gather(-1, index)",
+        "math.log(n)) - psi.gather(-1, index)",
+        "math.log(n)) - 0 * psi.gather(-1, index)",
         "test_filters.py::test_the_evidence_is_unbiased_in_both_recursions_even_under_a_wrong_guide"
         "[wrong-block-2]",
     ),
@@ -1047,7 +1068,7 @@ BUGS = [
     ),
     bug(
         "the matrices of a window without the determinant",
-        "filters/forward.py",
+        "filters/dense.py",
         "gain = torch.add(self.guide.log_det, ratio, alpha=0.5)",
         "gain = torch.add(0 * self.guide.log_det, ratio, alpha=0.5)",
         "test_filters.py::test_the_filter_by_matrices_and_the_filter_step_by_step_are_one",
@@ -1075,12 +1096,33 @@ BUGS = [
         "test_filters.py::test_psi_is_the_likelihood_of_the_windows_data_given_its_start[matrix]",
     ),
     bug(
-        "tails that count the step they start at",
+        "an old stretch taken off with the step before it",
         "filters/pathintegral.py",
-        "tail = torch.cat([total, torch.zeros_like(gain[:1])])",
-        "tail = torch.cat([total[:1], total])",
+        "else state.gain[i:].sum(0)",
+        "else state.gain[i - 1 :].sum(0)",
         "test_filters.py::test_moving_windows_err_as_independent_draws_of_the_posterior_would"
         "[tracking-50]",
+    ),
+    bug(
+        "noise-free means that begin at noisy starts",
+        "filters/pathintegral.py",
+        "calm = start.mean + times(start.root, mu).expand(-1, n, -1)",
+        "calm = None",
+        "test_filters.py::test_the_mean_of_the_noise_free_ends_errs_less[tracking]",
+    ),
+    bug(
+        "blocks of a window that begin one state late",
+        "filters/dense.py",
+        "at, inner = states[i * d : (i + 1) * d]",
+        "at, inner = states[max(i - 1, 0) * d : max(i, 1) * d]",
+        "test_filters.py::test_the_filter_by_matrices_and_the_filter_step_by_step_are_one",
+    ),
+    bug(
+        "teeth counted up to a particle and not below it",
+        "measure/resampling.py",
+        "return passed[:, :n].cumsum(-1)",
+        "return passed[:, 1:].cumsum(-1).clamp(max=w.shape[-1] - 1)",
+        "test_resampling.py::test_many_teeth_are_counted_as_few_are_searched",
     ),
     bug(
         "missing components counted in the normal density's constant",

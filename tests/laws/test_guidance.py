@@ -142,6 +142,45 @@ def test_plans_that_end_clean_are_guided_too(end):
         assert float(result.loss.mean()) < 0.25 * float(rule(run(BestOfN(rule, 1), 64)[0]).mean())
 
 
+def test_steps_outside_the_active_range_are_plain_and_those_within_are_guided():
+    guided, states = [], {}
+
+    class Spy(SCG):
+        def _choose(self, law, model, wants, generator):
+            guided.append(law.step)
+            return super()._choose(law, model, wants, generator)
+
+    for name, policy in (("plain", None), ("guided", Spy(rule, candidates=3, active=(0.7, 0.3)))):
+        states[name] = path = []
+        rd.sample(toy(), chain(20), shape=(4, 1), dtype=F64, policy=policy, generator=generator(0),
+                  callback=lambda i, t, z: path.append(z.clone()))  # noqa: B023  # fmt: skip
+    share = chain(20).times[:-1] / VP.horizon
+    within = [i for i in range(19) if 0.3 < share[i] <= 0.7]
+    assert guided == [*within, 19]  # the last step costs nothing
+    same = [torch.equal(a, b) for a, b in zip(states["plain"], states["guided"])]
+    assert same == [i < within[0] for i in range(20)]
+
+
+def test_a_loss_of_decoded_samples_is_the_loss_of_the_samples_after_decoding():
+    def decode(x):
+        return torch.cat((x - 1, 2 * x), 1)
+
+    def decoded(x):
+        assert x.shape[1] == 2
+        return x.square().mean(1)
+
+    found = [
+        run(guide, 8)[0]
+        for guide in (
+            SCG(lambda x: decoded(decode(x)), candidates=4),
+            SCG(decoded, candidates=4, decode=decode),
+            SCG(as_loss(decoded, decode), candidates=4),
+        )
+    ]
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
 # ------------------------------------------------------------------ what greedy choices do
 
 
@@ -221,10 +260,10 @@ def mutating(x):
         (lambda: run(SCG(bad_shape, candidates=2), 2), "returned shape"),
         (lambda: run(SCG(bad_value, candidates=2), 2), "is not finite"),
         (lambda: run(SCG(mutating, candidates=2), 2), "changed its input"),
-        (lambda: run(SCG(rule), 2, plan=rd.ddim(VP, rd.timegrid(VP, 5))), "would do nothing"),
+        (lambda: run(SCG(rule), 2, plan=rd.ddim(VP, rd.timegrid(VP, 5))), "nothing; use rd.ddpm"),
         (
             lambda: run(SCG(rule), 2, plan=rd.ddpm(VP, rd.timegrid(VP, 5), eta=0.0)),
-            "would do nothing",
+            "nothing; use rd.ddpm",
         ),
         (lambda: run(TwistedSMC(rule), 2), "use FKSteering"),
         (lambda: run(SCG(rule, active=(0.501, 0.5)), 2), "no step of the plan begins within"),
