@@ -400,3 +400,22 @@ def test_costs_of_a_learned_variance_are_its_divergence():
     base = torch.distributions.Normal(torch.zeros_like(b), torch.ones_like(b))
     expected = torch.distributions.kl_divergence(law, base).sum(-1)
     assert (drift.cost - expected).abs().max() < 1e-12
+
+
+def test_draws_for_arviz_follow_the_weights(monkeypatch):
+    import sys
+    import types
+
+    stub = types.ModuleType("arviz")
+    stub.from_dict = lambda posterior: posterior
+    monkeypatch.setitem(sys.modules, "arviz", stub)
+    target = Mixture(torch.tensor([[-2.0], [2.0]]), 0.5, weights=torch.tensor([0.25, 0.75]))
+    pis = PIS(target, reference=rd.Brownian(9.0), steps=30)  # untrained: its own draws are wrong
+    g = torch.Generator().manual_seed(0)
+    x = pis.to_arviz(40_000, generator=g)["x"]
+    assert x.shape == (1, 40_000, 1)
+    own, w = pis.sample(40_000, warn=False, generator=g)
+    right = float((x > 0).mean())
+    bound = 4 * (0.25 * 0.75 / (40_000 * float(w.ess))) ** 0.5
+    assert abs(right - 0.75) < bound
+    assert abs(float((own > 0).double().mean()) - 0.75) > bound

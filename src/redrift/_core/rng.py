@@ -55,3 +55,8 @@ def split(generator: Generators, start: int, stop: int) -> Generators:
     if generator is None or isinstance(generator, torch.Generator):
         return generator
     return list(generator)[start:stop]
+
+
+def fresh() -> torch.Generator:
+    """Return a generator seeded from the global one, whose state can be stored."""
+    return torch.Generator().manual_seed(int(torch.randint(2**62, ())))

@@ -8,6 +8,7 @@ to the first and makes the second enormous.
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,6 +31,24 @@ class LogZ(NamedTuple):
     value: float
     error: float
     n: int
+
+    @classmethod
+    def mean(cls, log_w: Tensor) -> LogZ:
+        """Return the mean of log-weights (N,), a bound of log Z."""
+        n = len(log_w)
+        return cls(float(log_w.mean()), float(log_w.std() / math.sqrt(n)), n)
+
+
+def warn_of(weights: Weights) -> None:
+    """Warn if weights have collapsed."""
+    if weights.concern:
+        warnings.warn(
+            f"{weights.concern}: log Z and expectations from these weights are not reliable. "
+            "Fit longer, take more steps, a wider reference, or resample along the path "
+            "(redrift.control.steered).",
+            TrustWarning,
+            stacklevel=3,
+        )
 
 
 @dataclass(frozen=True)

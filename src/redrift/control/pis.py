@@ -21,10 +21,12 @@ import torch
 from torch import Tensor
 
 from redrift._core.errors import whole
+from redrift._core.optional import need
+from redrift._core.rng import fresh
 from redrift.control import fit as fitting
 from redrift.control import store
 from redrift.control.annealed import Annealed, anneal, two_passes
-from redrift.control.check import Check, LogZ, TrustWarning, judge
+from redrift.control.check import Check, LogZ, TrustWarning, judge, warn_of
 from redrift.control.density import as_target, checked
 from redrift.control.nets import Control
 from redrift.control.objective import NetDrift, path_log_weight
@@ -184,7 +186,7 @@ class PIS:
         if loss is not None:
             recipe = replace(recipe, phases=phases(loss))
         began = time.process_time()
-        g = _child() if generator is None else generator
+        g = fresh() if generator is None else generator
         self._probe(needs_score=self.net.gradient or recipe.bridged)
         at = fitting.coordinates(checkpoint) if resume else {}
         if at:
@@ -288,14 +290,8 @@ class PIS:
             xs.append(push(self.loc, self.scale, z))
             ws.append(w)
         weights = Weights(torch.cat(ws))
-        if warn and n >= 100 and weights.concern:
-            warnings.warn(
-                f"{weights.concern}: log Z and expectations from these weights are not reliable. "
-                "Fit longer, take more steps, a wider reference, or resample along the path "
-                "(redrift.control.steered).",
-                TrustWarning,
-                stacklevel=2,
-            )
+        if warn and n >= 100:
+            warn_of(weights)
         return torch.cat(xs), weights
 
     def log_z(self, n: int = 10_000, *, generator: torch.Generator | None = None) -> LogZ:
@@ -306,7 +302,7 @@ class PIS:
     def elbo(self, n: int = 10_000, *, generator: torch.Generator | None = None) -> LogZ:
         """Estimate E log w, a lower bound of log Z, with its standard error."""
         _, w = self.sample(n, warn=False, generator=generator)
-        return LogZ(float(w.log_w.mean()), float(w.log_w.std() / math.sqrt(n)), n)
+        return LogZ.mean(w.log_w)
 
     def eubo(self, samples: Tensor, *, generator: torch.Generator | None = None) -> LogZ:
         """Estimate the mean log-weight of paths that end in target samples: an upper bound of log Z.
@@ -315,9 +311,17 @@ class PIS:
             samples: of the target (M, dim), exact ones for a bound.
             generator: of the bridges back from them.
         """
-        log_w = self.path_log_weight(samples, generator=generator)
-        n = len(log_w)
-        return LogZ(float(log_w.mean()), float(log_w.std() / math.sqrt(n)), n)
+        return LogZ.mean(self.path_log_weight(samples, generator=generator))
+
+    def to_arviz(self, n: int = 10_000, *, generator: torch.Generator | None = None) -> Any:  # noqa: ANN401
+        """Return n draws, resampled by weight, as an arviz object with the variable "x".
+
+        Uneven weights repeat draws, which arviz's ESS does not see; needs the extra "arviz".
+        """
+        arviz: Any = need("arviz", "arviz")
+        x, w = self.sample(n, generator=generator)
+        drawn = w.resample(x, generator=generator)
+        return arviz.from_dict(posterior={"x": drawn.unsqueeze(0).numpy()})
 
     @torch.no_grad()
     def path_log_weight(
@@ -354,7 +358,7 @@ class PIS:
         _, own = self.sample(n, warn=False, generator=generator)
         annealed = None
         if samples is None:
-            g = _child() if generator is None else generator
+            g = fresh() if generator is None else generator
             try:
                 run = self.buffer or self._chains(min(n, 2000), None, g)
             except ValueError:
@@ -393,8 +397,3 @@ class PIS:
         pis = cls(target, **options)
         pis.net.load_state_dict(weights)
         return pis
-
-
-def _child() -> torch.Generator:
-    """Return a generator seeded from the global one, whose state can be stored."""
-    return torch.Generator().manual_seed(int(torch.randint(2**62, ())))

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from redrift._core.optional import need
 from redrift._core.rng import Generators
 from redrift.filters.law import Law, weighted_quantile
 from redrift.filters.statespace import StateSpace
@@ -231,5 +230,4 @@ class Posterior:
         """
         from redrift.filters.diagnostics import to_arviz
 
-        need("arviz", "all")
         return to_arviz(self)
