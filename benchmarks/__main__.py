@@ -27,7 +27,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="fewer repetitions: a smoke test")
     parser.add_argument(
         "--part", action="append", default=[], metavar="PART",
-        help="of solvers or calibration: run this part, take the others from the newest result",
+        help="of solvers, calibration or guidance: run this part, take the others from the newest result",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, default=FOLDER / "results", metavar="DIR")
     options = parser.parse_args()
