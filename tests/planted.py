@@ -53,7 +53,7 @@ BUGS = [
     ),
     bug(
         "history oldest first",
-        "solvers/plan.py",
+        "solvers/loop.py",
         "zip(row.weights[s], (z, *own, *memory))",
         "zip(row.weights[s], (z, *own, *memory[::-1]))",
         "test_equivalences.py::test_rho_deis_on_ve_is_the_linear_multistep_method",
@@ -263,7 +263,7 @@ BUGS = [
     # --- the loop ---
     bug(
         "history not gathered by the ancestors",
-        "solvers/plan.py",
+        "solvers/loop.py",
         "memory = [e[move.ancestors] for e in memory]",
         "memory = list(memory)",
         "test_sampling.py::test_ancestors_regather_history_and_conditions",
@@ -277,14 +277,14 @@ BUGS = [
     ),
     bug(
         "a known prediction ignored",
-        "solvers/plan.py",
+        "solvers/loop.py",
         "answer = ready if ready is not None else (yield Ask(z, level))",
         "answer = yield Ask(z, level)",
         "test_sampling.py::test_a_known_prediction_saves_its_evaluation",
     ),
     bug(
         "a known prediction used for a stage elsewhere",
-        "solvers/plan.py",
+        "solvers/loop.py",
         "if s == 0 and row.fresh:",
         "if s == 0 and (row.fresh or ready is not None):",
         "test_sampling.py::test_a_known_prediction_does_not_answer_a_stage_elsewhere",

@@ -54,6 +54,22 @@ def test_systematic_offspring_are_floor_or_ceil(n):
     assert ((counts - expected).abs() < 1).all()
 
 
+def test_many_teeth_are_counted_as_few_are_searched(monkeypatch):
+    # Two ways to the same ancestors, for weights of all sizes, zeros first, last and between.
+    from redrift.measure import resampling
+
+    log_w = 8 * random(6, 5000, seed=3)
+    log_w[torch.rand(log_w.shape, generator=seeded(4)) < 0.3] = -INF
+    log_w[:2, -900:] = -INF
+    log_w[2:4, :900] = -INF
+    found = resample(log_w, 5000, generator=seeded(5))
+    fewer = resample(log_w, 3000, generator=seeded(5))
+    monkeypatch.setattr(resampling, "_MANY", math.inf)
+    assert torch.equal(found, resample(log_w, 5000, generator=seeded(5)))
+    assert torch.equal(fewer, resample(log_w, 3000, generator=seeded(5)))
+    assert bool((log_w.gather(-1, found) > -INF).all())
+
+
 @pytest.mark.parametrize("n", [1, 4, 7, 20])
 def test_residual_offspring_are_at_least_floor(n):
     assert (offspring("residual", n, 2_000) >= (n * SHARES + 1e-9).floor()).all()

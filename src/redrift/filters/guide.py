@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from redrift.filters._jacobian import jacobian
-from redrift.filters.sensors import Quadratic, Reading, turned
+from redrift.filters.sensors import Quadratic, Reading, push, turned
 from redrift.filters.statespace import Gaussian, StateSpace
 
 ALPHAS = (1.0, 0.5, 0.25, 0.1)  # shares of a sweep that are tried
@@ -60,7 +60,15 @@ class Window:
         """Return l of each measurement (J, B, N) on a path (W + 1, B, N, *point)."""
         if self.reading is None:
             return None
-        return self.score(path[list(self.places)], self.reading)
+        return self.score(path[self.spots], self.reading)
+
+    @property
+    def spots(self) -> slice | list[int]:
+        """Return the measurements' places as an index: a slice where they are evenly spaced."""
+        steps = {b - a for a, b in zip(self.places, self.places[1:])}  # noqa: B905
+        if len(steps) > 1:
+            return list(self.places)
+        return slice(self.places[0], self.places[-1] + 1, steps.pop() if steps else 1)
 
     def score(self, at: Tensor, reading: Reading) -> Tensor:
         """Return l of measurements (J, B, N) at states (J, B, N, *point)."""
@@ -87,7 +95,7 @@ class Window:
         """Return the quadratic forms (J, B, n, ...) of the measurements around a nominal path."""
         if self.reading is None:
             return None
-        space, at = self.model.space, base[list(self.places)]
+        space, at = self.model.space, base[self.spots]
         if space.flat:
             forms = [
                 s.quadratic(r, at) for s, r in zip(self.model.parts, self.readings(), strict=True)
@@ -127,8 +135,7 @@ class Guide:
     def log_psi(self, model: StateSpace, x: Tensor) -> Tensor:
         """Return log psi at the start, (B, N), of states (B, N, *point)."""
         xi = model.space.local(self.base[0], x)
-        quad = (times(self.curvature, xi) * xi).sum(-1)
-        return self.value + (self.slope * xi).sum(-1) - 0.5 * quad
+        return (times(self.curvature, xi).mul(-0.5).add(self.slope) * xi).sum(-1) + self.value
 
     def take(self, index: Tensor) -> Guide:
         """Return the guides of selected particles, index (B, N)."""
@@ -156,6 +163,8 @@ class Guide:
 def times(matrix: Tensor, v: Tensor) -> Tensor:
     """Return M v for matrices (..., n, a, b) and vectors (..., N, b), n = 1 or N."""
     if matrix.shape[-3] == 1:
+        if matrix.ndim == 4 and len(matrix) == 1 and v.ndim == 3:
+            return turned(v, matrix[0, 0])
         return v @ matrix.squeeze(-3).mT
     return (matrix @ v.unsqueeze(-1)).squeeze(-1)
 
@@ -349,15 +358,6 @@ def _roll(
         path.append(x)
         controls.append(mu)
     return torch.stack(path), torch.stack(controls)
-
-
-def push(G: Tensor, eps: Tensor) -> Tensor:
-    """Return G eps for G (d, m) or (..., d, m)."""
-    if G.ndim == 2:
-        return turned(eps, G)
-    if G.ndim == 3:  # one per data set
-        return eps @ G.mT
-    return (G @ eps.unsqueeze(-1)).squeeze(-1)
 
 
 def _cost(window: Window, path: Tensor, eps: Tensor, first: Tensor | None) -> Tensor:

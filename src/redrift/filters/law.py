@@ -70,15 +70,14 @@ class Law:
         return weighted_quantile(self.particles, self.log_weights, q)
 
 
-def log_sum(log_w: Tensor) -> Tensor:
-    """Return log sum exp over N, (...): NaN, not -inf, where all weights are 0."""
-    top = log_w.amax(-1, keepdim=True)
-    return (log_w - top).exp().sum(-1).log() + top.squeeze(-1)
-
-
 def effective(log_w: Tensor) -> Tensor:
-    """Return (sum w)^2 / sum w^2 over N for normalised log-weights (..., N)."""
-    return (1 / (2 * log_w).exp().sum(-1) / log_w.shape[-1]).clamp(max=1)
+    """Return (sum w)^2 / (N sum w^2) over N for normalised log-weights (..., N)."""
+    return share_of(log_w.exp())
+
+
+def share_of(w: Tensor) -> Tensor:
+    """Return (sum w)^2 / (N sum w^2) over N for weights (..., N) that sum to 1."""
+    return torch.linalg.vecdot(w, w).mul(w.shape[-1]).reciprocal().clamp(max=1)
 
 
 def weighted_quantile(x: Tensor, log_w: Tensor, q: float) -> Tensor:
@@ -97,5 +96,9 @@ def weighted_quantile(x: Tensor, log_w: Tensor, q: float) -> Tensor:
 
 def select(x: Tensor, index: Tensor) -> Tensor:
     """Return x (B, N, *point) at index (B, n)."""
+    if x.ndim == 3:  # numbers of one coordinate lie side by side, see `sensors.turned`
+        return (
+            x.permute(2, 0, 1).gather(2, index.expand(x.shape[-1], *index.shape)).permute(1, 2, 0)
+        )
     at = index.reshape(*index.shape, *[1] * (x.ndim - 2))
     return x.gather(1, at.expand(*index.shape, *x.shape[2:]))

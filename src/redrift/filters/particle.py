@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from functools import cached_property
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -18,11 +19,11 @@ from torch import Tensor
 from redrift._core.errors import NumericalError, whole
 from redrift._core.rng import Generators, normal
 from redrift.filters.guide import Window
-from redrift.filters.law import Law, effective, log_sum, select
-from redrift.filters.sensors import Reading, turned
+from redrift.filters.law import Law, select, share_of
+from redrift.filters.sensors import Reading
 from redrift.filters.statespace import StateSpace
 from redrift.measure import resample
-from redrift.measure.resampling import _invert, _uniform
+from redrift.measure.resampling import _uniform, comb
 
 
 class Datum(NamedTuple):
@@ -42,7 +43,7 @@ class State:
         grid: times from the window's start to now.
         data: measurements after the window's start.
         path: particles on the grid up to the last law, (w + 1, B, N, *point), or None at first.
-        tail: sum of the log-increments after each of these times, (w + 1, B, N).
+        gain: log-increments of the steps between these times, (w, B, N).
         log_w: normalised log-weights (B, N).
         log_z: log-evidence (B,).
         last: time of the last law.
@@ -55,7 +56,7 @@ class State:
     last: float
     data: tuple[Datum, ...] = ()
     path: Tensor | None = None
-    tail: Tensor | None = None
+    gain: Tensor | None = None
     log_w: Tensor | None = None
     log_z: Tensor | None = None
     archive: tuple[tuple[float, Tensor, Tensor, Tensor], ...] = ()
@@ -109,55 +110,61 @@ class Bootstrap:
             share = torch.ones_like(log_z)
         else:
             x, log_w, log_z = state.path[-1], state.log_w, state.log_z
-            share = effective(log_w)
-            x, log_w, index = renew(x, log_w, share, self.threshold, self.scheme, generator)
+            x, log_w, share, index = renew(x, log_w, self.threshold, self.scheme, generator)
         z = draw_noise(window, x, generator)
         for k, (t, then) in enumerate(zip(window.times, window.times[1:])):  # noqa: B905
-            move = filter.push(x, t, then - t, z[k])
-            x = model.space.retract(model.advance(x, t, then - t), move)
+            x = model.step(x, t, then - t, z[k])
             if k + 1 in window.places and window.reading is not None:
                 reading = pick(window.reading, window.places.index(k + 1))
-                log_w = log_w + window.score(x.unsqueeze(0), reading)[0]
+                log_w = log_w + window.score(x.unsqueeze(0), reading).squeeze(0)
         x, log_w, log_z, lost = settle(x, log_w, log_z, state.time)
-        state = replace(
-            state, grid=state.grid[-1:], data=(), path=x.unsqueeze(0), tail=None, log_w=log_w,
-            log_z=log_z, last=state.time,
-        )  # fmt: skip
+        state = State(
+            state.grid[-1:], state.batch, state.time, path=x.unsqueeze(0), log_w=log_w, log_z=log_z
+        )
         law = Law(state.time, x, log_w, log_z, share, index, lost=lost, space=model.space)
         return state, law
 
 
 def renew(
-    x: Tensor,
-    log_w: Tensor,
-    share: Tensor,
-    threshold: float,
-    scheme: str,
-    generator: Generators,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Resample the data sets whose effective share is below a threshold, to equal weights."""
-    low = share < threshold
-    if not bool(low.any()):
-        return x, log_w, None
-    n = log_w.shape[-1]
-    if scheme == "systematic":  # the weights are known to be sound
-        points = torch.arange(n, device=x.device) + _uniform(len(x), 1, log_w, generator)
-        index = _invert(log_w.exp(), points / n)
-    else:
-        index = resample(log_w, n, scheme, generator)
-    if not bool(low.all()):
-        keep = torch.arange(n, device=index.device).expand_as(index)
-        index = torch.where(low.unsqueeze(-1), index, keep)
+    x: Tensor, log_w: Tensor, threshold: float, scheme: str, generator: Generators
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Resample the data sets whose effective share is below a threshold, to equal weights.
+
+    Returns:
+        States, normalised log-weights, shares before (B,), and ancestors (None: nothing was done).
+    """
+    w = log_w.exp()
+    share = share_of(w)
+    if share.amin().item() >= threshold:
+        return x, log_w, share, None
+    low, n = share < threshold, log_w.shape[-1]
+    index = ancestors(w, n, scheme, generator)
     flat = torch.full_like(log_w, -math.log(n))
-    return select(x, index), torch.where(low.unsqueeze(-1), flat, log_w), index
+    if not bool(low.all()):
+        low = low.unsqueeze(-1)
+        index = torch.where(low, index, torch.arange(n, device=index.device))
+        flat = torch.where(low, flat, log_w)
+    return select(x, index), flat, share, index
+
+
+def ancestors(w: Tensor, n: int, scheme: str, generator: Generators) -> Tensor:
+    """Draw n ancestors (B, n) by weights (B, N) that are known to be sound."""
+    w = w.detach()
+    if scheme == "systematic":
+        return comb(w, n, _uniform(len(w), 1, w, generator))
+    return resample(w.log(), n, scheme, generator)
 
 
 def draw_noise(window: Window, x: Tensor, generator: Generators) -> Tensor:
-    """Return standard normal numbers (W, B, N, m) for the steps of a window."""
+    """Return standard normal numbers (W, B, N, m) for the steps of a window.
+
+    In memory they lie by step and coordinate, (W, m, B, N).
+    """
     h = window.times[1] - window.times[0]
     m = window.model.root(x, window.times[0], h).shape[-1]
-    shape = (*x.shape[:2], window.steps, m)
-    return normal(shape, generator, dtype=x.dtype, device=x.device).permute(2, 0, 1, 3)
+    shape = (len(x), window.steps, m, x.shape[1])
+    z = normal(shape, generator, dtype=x.dtype, device=x.device)
+    return z.permute(1, 2, 0, 3).contiguous().permute(0, 2, 3, 1)
 
 
 def make_window(
@@ -168,11 +175,18 @@ def make_window(
     inside = [d for d in data if d.time in at and at[d.time] > 0]
     if not inside:
         return Window(model, tuple(grid), (), None)
+    places = tuple(at[d.time] for d in inside)
+    if len(inside) == 1:
+        (d,), one = inside, (1, 1, 1, 1)
+        reading = Reading(
+            d.y[None, :, None], like.new_full(one, d.time), like.new_full(one, d.gap), d.full
+        )
+        return Window(model, tuple(grid), places, reading)
     y = torch.stack([d.y for d in inside]).unsqueeze(2)
     facts = like.new_tensor([[d.time for d in inside], [d.gap for d in inside]])
-    t, gap = facts.reshape(2, -1, 1, 1, 1).unbind()
+    t, gap = facts.view(2, -1, 1, 1, 1).unbind()
     reading = Reading(y, t, gap, all(d.full for d in inside))
-    return Window(model, tuple(grid), tuple(at[d.time] for d in inside), reading)
+    return Window(model, tuple(grid), places, reading)
 
 
 def pick(reading: Reading, j: int) -> Reading:
@@ -186,37 +200,27 @@ def pick(reading: Reading, j: int) -> Reading:
 def settle(
     x: Tensor, log_w: Tensor, log_z: Tensor, time: float
 ) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Normalise weights, with those of states that are not finite set to 0, and count these."""
-    x, log_w, lost = keep_finite(x, log_w)
-    return x, *normalise(log_w, log_z, time), lost
-
-
-def keep_finite(x: Tensor, log_w: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Give particles that are not finite weight 0, and say how many they were."""
-    if math.isfinite(x.sum().item() + log_w.sum().item()):
-        return x, log_w, 0
-    fine = torch.isfinite(x).flatten(2).all(-1) & ~log_w.isnan() & (log_w != torch.inf)
-    wide = fine.reshape(*fine.shape, *[1] * (x.ndim - 2))
-    x = torch.where(wide, x, torch.zeros_like(x))
-    return x, torch.where(fine, log_w, torch.full_like(log_w, -torch.inf)), int((~fine).sum())
-
-
-def normalise(log_w: Tensor, log_z: Tensor, time: float) -> tuple[Tensor, Tensor]:
-    """Return normalised log-weights and the log-evidence that their sum is added to.
+    """Normalise weights, with those of states that are not finite set to 0, and count these.
 
     Raises:
         NumericalError: if all weights of a data set are 0.
     """
-    total = log_sum(log_w)
-    if not math.isfinite(total.sum().item()):
+    total, lost = log_w.logsumexp(-1), 0
+    if not math.isfinite(x.sum().item() + total.sum().item()):
+        fine = torch.isfinite(x).flatten(2).all(-1) & ~log_w.isnan() & (log_w != torch.inf)
+        lost = int((~fine).sum())
+        x = torch.where(fine.reshape(*fine.shape, *[1] * (x.ndim - 2)), x, torch.zeros_like(x))
+        log_w = torch.where(fine, log_w, torch.full_like(log_w, -torch.inf))
+        total = log_w.logsumexp(-1)
         bad = (~torch.isfinite(total)).nonzero().flatten().tolist()
-        raise NumericalError(
-            f"at time {time:g} every particle has weight 0 in data sets {bad[:8]}: no particle "
-            "reached the measurement. Use more particles, a guide, a longer window, or a sensor "
-            "with heavy tails (nu=4).",
-            step=-1, time=time,
-        )  # fmt: skip
-    return log_w - total.unsqueeze(-1), log_z + total
+        if bad:
+            raise NumericalError(
+                f"at time {time:g} every particle has weight 0 in data sets {bad[:8]}: no "
+                "particle reached the measurement. Use more particles, a guide, a longer window, "
+                "or a sensor with heavy tails (nu=4).",
+                step=-1, time=time,
+            )  # fmt: skip
+    return x, log_w - total.unsqueeze(-1), log_z + total, lost
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,21 +248,16 @@ class ParticleFilter:
     proposal: Proposal = field(default_factory=Bootstrap)
     smooth: bool = False
     device: torch.device | str = "cpu"
-    cache: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+    cache: dict[str, bool] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check."""
         whole("particles", self.particles)
 
-    @property
+    @cached_property
     def like(self) -> Tensor:
         """Return an empty tensor of the dtype and device in use."""
         return torch.empty(0, dtype=torch.float64, device=self.device)
-
-    def push(self, x: Tensor, t: float, h: float, z: Tensor) -> Tensor:
-        """Return the model's own noise G z at states x."""
-        G = self.model.root(x, t, h)
-        return turned(z, G) if G.ndim < 4 else (G @ z.unsqueeze(-1)).squeeze(-1)
 
     def init(self, batch: int = 1) -> State:
         """Return the state before any measurement, for a number of data sets."""

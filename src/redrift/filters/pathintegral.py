@@ -19,32 +19,53 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from redrift._core.errors import choose, whole
 from redrift._core.rng import Generators, normal
-from redrift.filters.forward import Dense, Walk, dense, log_ratio, walk
+from redrift.filters.dense import Dense, prepared, rows_of
+from redrift.filters.forward import log_ratio, walk
 from redrift.filters.guide import Guide, Start, Window, nominal, times
-from redrift.filters.law import Law, effective, log_sum, select
+from redrift.filters.law import Law, select, share_of
 from redrift.filters.observability import require_observable
 from redrift.filters.particle import (
     ParticleFilter,
     State,
+    ancestors,
     draw_noise,
-    keep_finite,
     make_window,
-    normalise,
     renew,
+    settle,
 )
 from redrift.filters.space import covariance
 from redrift.filters.statespace import Gaussian
-from redrift.measure import resample
+from redrift.measure.resampling import require_weight
 
 MODES = ("block", "archive")
 SCOPES = ("shared", "particle")
-_LARGEST = 160  # noise numbers of a window that is walked as one matrix product
+
+
+class Begin(NamedTuple):
+    """Hold the start of a window.
+
+    Attributes:
+        x: states (B, N, *point).
+        log_w: log-weights (B, N), of which the log-sum is what the look-ahead adds to log Z.
+        guide: the steering from here.
+        share: effective share of the look-ahead (B,).
+        origin: ancestors (B, N), or None.
+        calm: states that are walked without noise, where they are not x.
+    """
+
+    x: Tensor
+    log_w: Tensor
+    guide: Guide | None
+    share: Tensor
+    origin: Tensor | None = None
+    calm: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -129,33 +150,44 @@ class PathIntegral:
         model = filter.model
         i, kept = self._begin(state, model.start)
         window = make_window(model, state.grid[i:], state.data, filter.like)
-        plan = self._dense(filter, window)
-        rows = None if plan is None else _rows(window, state.batch, filter.like)
+        plan, rows = self._dense(filter, window, state.batch), None
+        if plan is not None:
+            rows = rows_of(window, state.batch, filter.like)
         if kept is None:
-            x, log_w, log_z, guide, share, index = self._first(
-                filter, state.batch, window, plan, rows, generator
-            )
+            log_z = filter.like.new_zeros(state.batch)
+            begin = self._first(filter, state.batch, window, plan, rows, generator)
         else:
             if self.check:
                 require_observable(filter, window)
             x, old, log_z, off = kept
             guide = self._guide(window, x, old, plan, rows)
             log_w = old if off is None else old - off
-            x, log_w, share, index, guide = self._look(x, log_w, guide, filter, generator)
+            begin = self._look(x, log_w, guide, filter, generator)
+        x, log_w, guide, share, index, calm = begin
         if self.iterations:
             from redrift.filters.refine import refine
 
             guide = refine(window, guide, x, log_w, self, generator)
-        run, calm = self._walk(filter, window, guide, plan, rows, x, generator)
-        path, log_w, lost = self._weigh(run, log_w)
-        log_w, log_z = normalise(log_w, log_z, state.time)
+        if calm is None and self.rao_blackwell:
+            calm = x
+        z = draw_noise(window, x, generator)
+        if plan is not None and rows is not None:
+            run = plan.walk(window, rows, x, z, calm)
+        else:
+            run = walk(window, guide, x, z, calm)
+        path, gain = run.path, run.gain
+        end, log_w, log_z, lost = settle(path[-1], log_w + gain.sum(0), log_z, state.time)
+        if lost:
+            path = torch.where(torch.isfinite(path), path, torch.zeros_like(path))
+            path = torch.cat([path[:-1], end.unsqueeze(0)])
+            gain = gain.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         law = Law(
-            state.time, path[-1], log_w, log_z, share, index, calm,
+            state.time, end, log_w, log_z, share, index, run.calm if self.rao_blackwell else None,
             lost=lost, space=model.space,
         )  # fmt: skip
         if filter.smooth:
             law = replace(law, lags=_lags(path, log_w), lag_times=window.times)
-        return self._next(state, i, path, run.gain, log_w, log_z), law
+        return self._next(state, i, path, gain, log_w, log_z), law
 
     def _begin(
         self, state: State, first: float
@@ -173,7 +205,7 @@ class PathIntegral:
         i = max((k for k, t in enumerate(state.grid[: len(state.path)]) if t <= until), default=0)
         if i == 0 and state.grid[0] == first:
             return 0, None
-        off = None if state.tail is None else state.tail[i]
+        off = None if state.gain is None else state.gain[i:].sum(0)
         return i, (state.path[i], state.log_w, state.log_z, off)
 
     def _next(
@@ -187,32 +219,21 @@ class PathIntegral:
             new = [e for e in archive if e[0] > until]
             archive = (*old, *new, (state.time, path[-1], log_w, log_z))
             first = old[0][0] if old else state.grid[0]
-            i, path, tail = state.grid.index(first), path[-1:], torch.zeros_like(gain[:1])
-        else:
-            total = gain.flip(0).cumsum(0).flip(0)
-            tail = torch.cat([total, torch.zeros_like(gain[:1])])
+            i, path, gain = state.grid.index(first), path[-1:], gain[:0]
         since = state.grid[i]
-        return replace(
-            state, grid=state.grid[i:], data=tuple(d for d in state.data if d.time > since),
-            path=path, tail=tail, log_w=log_w, log_z=log_z, last=state.time, archive=archive,
-        )  # fmt: skip
+        data = tuple(d for d in state.data if d.time > since)
+        return State(
+            state.grid[i:], state.batch, state.time, data, path, gain, log_w, log_z, archive
+        )
 
-    def _dense(self, filter: ParticleFilter, window: Window) -> Dense | None:
+    def _dense(self, filter: ParticleFilter, window: Window, batch: int) -> Dense | None:
         """Return the window as matrices, where that is possible and small; kept by its shape."""
         if not filter.model.linear or self.scope != "shared" or self.iterations:
             return None
-        if self.guide not in ("auto", "lq", "ilqr") or not _plain(filter, window):
+        if self.guide not in ("auto", "lq", "ilqr"):
             return None
-        steps = tuple(round(b - a, 10) for a, b in zip(window.times, window.times[1:]))  # noqa: B905
-        gaps = ()
-        if window.reading is not None and any(s.kind == "increment" for s in filter.model.parts):
-            gaps = tuple(round(float(g), 10) for g in window.reading.gap.flatten())
-        key = (steps, window.places, gaps, self.proposal)
-        if key not in filter.cache:
-            if len(filter.cache) > 64:
-                filter.cache.clear()
-            filter.cache[key] = dense(window, filter.like, self.proposal == "twist")
-        return filter.cache[key]
+        twist, paths = self.proposal == "twist", batch * filter.particles
+        return prepared(window, filter.like, twist, paths)
 
     def _guide(
         self,
@@ -254,10 +275,10 @@ class PathIntegral:
         plan: Dense | None,
         rows: Tensor | None,
         generator: Generators,
-    ) -> tuple[Tensor, Tensor, Tensor, Guide | None, Tensor, Tensor | None]:
+    ) -> Begin:
         """Draw first states: from the twisted prior, or the best of many candidates."""
         model, n, like = filter.model, filter.particles, filter.like
-        log_z = like.new_zeros(batch)
+        whole, calm = like.new_ones(batch), None
         gaussian = isinstance(model.initial, Gaussian)
         shared = self.scope == "shared" or model.linear
         if self.guided and self.init == "twist" and gaussian and shared:
@@ -275,17 +296,18 @@ class PathIntegral:
                 mu, root, log_det = start.steer(model, guide)
                 eps = mu + times(root, z)
                 log_w = log_ratio(eps, z, log_det) - math.log(n)
+                if self.rao_blackwell and model.linear:  # the start is a step of noise, too
+                    calm = start.mean + times(start.root, mu).expand(-1, n, -1)
             x = model.space.retract(start.mean, times(start.root, eps))
-            return x, log_w, log_z, guide, torch.ones_like(log_z), None
+            return Begin(x, log_w, guide, whole, calm=calm)
         few = self.guide == "none" or self.init == "prior" or self.start == "none"
         many = n if few else n * self.oversample
         x = model.draw(batch, many, generator, like)
         log_w = like.new_full((batch, many), -math.log(many))
         if not self.guided:
-            return x, log_w, log_z, None, torch.ones_like(log_z), None
+            return Begin(x, log_w, None, whole)
         guide = self._guide(window, x, log_w, plan, rows)
-        x, log_w, share, index, guide = self._look(x, log_w, guide, filter, generator)
-        return x, log_w, log_z, guide, share, index
+        return self._look(x, log_w, guide, filter, generator)
 
     def _look(
         self,
@@ -294,77 +316,30 @@ class PathIntegral:
         guide: Guide | None,
         filter: ParticleFilter,
         generator: Generators,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Guide | None]:
+    ) -> Begin:
         """Look ahead: resample by weight times psi, and take psi off the weight again."""
         n = filter.particles
         if guide is None or self.start == "none":
             total = log_w.logsumexp(-1, keepdim=True)
             level = log_w - total if bool((total.abs() > 1e-12).any()) else log_w
-            share = effective(level)
-            x, renewed, index = renew(x, level, share, self.threshold, self.scheme, generator)
+            x, renewed, share, index = renew(x, level, self.threshold, self.scheme, generator)
             log_w = renewed if level is log_w else renewed + total
             if guide is not None and index is not None:
                 guide = guide.take(index)
-            return x, log_w, share, index, guide
+            return Begin(x, log_w, guide, share, index)
         psi = guide.log_psi(filter.model, x)
         ahead = log_w + psi
-        if bool(ahead.isnan().any()):
-            ahead = torch.where(ahead.isnan(), torch.full_like(ahead, -torch.inf), ahead)
-        total = log_sum(ahead).unsqueeze(-1)
-        share = effective(ahead - total)
-        index = resample(ahead, n, self.scheme, generator)
-        log_w = total - math.log(n) - psi.gather(-1, index)
-        return select(x, index), log_w, share, index, guide.take(index)
-
-    def _walk(
-        self,
-        filter: ParticleFilter,
-        window: Window,
-        guide: Guide | None,
-        plan: Dense | None,
-        rows: Tensor | None,
-        x: Tensor,
-        generator: Generators,
-    ) -> tuple[Walk, Tensor | None]:
-        z = draw_noise(window, x, generator)
-        quiet = self.rao_blackwell
-        if plan is not None and rows is not None:
-            run = plan.walk(window, rows, x, z.permute(1, 2, 0, 3), quiet=quiet)
-        else:
-            run = walk(window, guide, x, z, quiet=quiet)
-        return run, run.calm if quiet else None
-
-    def _weigh(self, run: Walk, log_w: Tensor) -> tuple[Tensor, Tensor, int]:
-        log_w = log_w + run.gain.sum(0)
-        end, log_w, lost = keep_finite(run.path[-1], log_w)
-        if not lost:
-            return run.path, log_w, 0
-        path = torch.where(torch.isfinite(run.path), run.path, torch.zeros_like(run.path))
-        run.gain.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
-        return torch.cat([path[:-1], end.unsqueeze(0)]), log_w, lost
-
-
-def _plain(filter: ParticleFilter, window: Window) -> bool:
-    """Say whether one set of matrices serves all data sets of a linear window."""
-    model = filter.model
-    tensors = [model.drift, model.scale, model.offset]
-    tensors += [v for s in model.parts for v in (s.h, s.cov)]
-    found = [v for v in tensors if isinstance(v, Tensor)]
-    if any(v.ndim > 2 or v.requires_grad for v in found):
-        return False
-    if window.reading is not None and not window.reading.full:
-        return False
-    h = window.times[1] - window.times[0]
-    return window.steps * model.root(filter.like, 0.0, h).shape[-1] <= _LARGEST
-
-
-def _rows(window: Window, batch: int, like: Tensor) -> Tensor:
-    """Return the measurements side by side, and a one, (B, J p + 1)."""
-    one = like.new_ones(batch, 1)
-    if window.reading is None:
-        return one
-    y = window.reading.y.squeeze(2).movedim(0, 1).reshape(batch, -1)
-    return torch.cat([y, one], -1)
+        top = ahead.amax(-1, keepdim=True)
+        if not math.isfinite(top.sum().item()):
+            ahead = ahead.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+            require_weight(ahead)
+            top = ahead.amax(-1, keepdim=True)
+        w = (ahead - top).exp()
+        total = w.sum(-1, keepdim=True)
+        share = share_of(w / total)
+        index = ancestors(w, n, self.scheme, generator)
+        log_w = (total.log() + top - math.log(n)) - psi.gather(-1, index)
+        return Begin(select(x, index), log_w, guide.take(index), share, index)
 
 
 def _lags(path: Tensor, log_w: Tensor) -> tuple[Tensor, Tensor]:

@@ -83,7 +83,9 @@ class Sensor:
     log_prob: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     size: int | None = None
     _root: Tensor = field(init=False, repr=False)
-    _norm: tuple[Tensor, Tensor] | None = field(init=False, repr=False, default=None)
+    _norm: tuple[Tensor, Tensor | None, Tensor] | None = field(
+        init=False, repr=False, default=None
+    )
 
     def __post_init__(self) -> None:
         """Check, and fix the size and the root of R."""
@@ -130,6 +132,10 @@ class Sensor:
         """Return l (J, B, N) at states (J, B, N, d)."""
         if self.log_prob is not None:
             return self._free(reading, x)
+        if self.linear and reading.full and self.kind == "discrete":
+            white, pull, log_norm = self._white(x)
+            if pull is not None:  # R^(-1/2) (y - H x)
+                return _normal(turned(reading.y, white) - turned(x, pull), log_norm)
         return self._score(reading, self.predict(x, reading.t))
 
     def quadratic(self, reading: Reading, x: Tensor) -> Quadratic:
@@ -179,20 +185,30 @@ class Sensor:
             return gap.unsqueeze(-1) * _masked(R, seen, reading.full)[0], y / gap - at
         return _masked(R, ~reading.y.isnan(), reading.full)[0], y - at
 
-    def _sound(self, at: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the precision and log (2 pi R)^(-1/2) where nothing is missing; kept."""
+    def _white(self, at: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Return R^(-1/2), R^(-1/2) H and log (2 pi R)^(-1/2), nothing missing; kept without gradient.
+
+        R^(-1/2) H is None where h is a function, or not one matrix.
+        """
         if self._norm is not None and self._norm[0].dtype == at.dtype:
             return self._norm
-        found = _masked(self.R().to(at), at, True)
-        if not found[0].requires_grad:
+        R = self.R().to(at)
+        root = torch.linalg.cholesky(R)
+        eye = torch.eye(R.shape[-1], dtype=R.dtype, device=R.device)
+        white = torch.linalg.solve_triangular(root, eye.expand_as(root), upper=False)
+        half = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        log_norm = -0.5 * R.shape[-1] * math.log(2 * math.pi) - half
+        one = isinstance(self.h, Tensor) and self.h.ndim == 2
+        pull = white @ self.h.to(at) if isinstance(self.h, Tensor) and one else None
+        found = white, pull, log_norm
+        if R.ndim == 2 and not any(v is not None and v.requires_grad for v in found):
             object.__setattr__(self, "_norm", found)
         return found
 
     def _score(self, reading: Reading, at: Tensor) -> Tensor:
         if reading.full and self.kind == "discrete" and self.nu is None:
-            W, log_norm = self._sound(at)
-            error = reading.y - at
-            return log_norm - 0.5 * (turned(error, W) * error).sum(-1)
+            white, _, log_norm = self._white(at)
+            return _normal(turned(reading.y - at, white), log_norm)
         R = self.R().to(at)
         seen = reading.y if reading.full else ~reading.y.isnan()
         y = reading.y if reading.full else reading.y.nan_to_num()
@@ -210,19 +226,44 @@ class Sensor:
         return log_norm - 0.5 * (_times(W, error) * error).sum(-1)
 
 
-def turned(x: Tensor, matrix: Tensor) -> Tensor:
-    """Return M x for states (..., N, d), by multiplication alone where M is diagonal and N large.
+def _normal(white: Tensor, log_norm: Tensor) -> Tensor:
+    """Return log_norm - |white|^2 / 2 over the last axis."""
+    if white.shape[-1] == 1:
+        white = white.squeeze(-1)
+        return torch.addcmul(log_norm, white, white, value=-0.5)
+    return torch.add(log_norm, (white * white).sum(-1), alpha=-0.5)
 
-    Matrix products with a handful of columns are slow: at d = 4 one takes twenty multiplications.
+
+def turned(x: Tensor, matrix: Tensor) -> Tensor:
+    """Return M x for states (..., N, d).
+
+    The result lies in memory by coordinate, (p, ..., N): products with few columns, sums over them
+    and selections along N are then several times as fast.
     """
     if matrix.shape == (1, 1):
         return x * matrix
-    many = x.shape[-2] >= 256 and matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1]
-    if many and not matrix.requires_grad:
-        diagonal = matrix.diagonal()
-        if torch.equal(matrix, torch.diag(diagonal)):
-            return x * diagonal
-    return x @ matrix.mT
+    if matrix.ndim > 2:
+        return x @ matrix.mT
+    lead = x.shape[:-1]
+    flat = x.movedim(-1, 0).reshape(x.shape[-1], -1)
+    return (matrix @ flat).view(-1, *lead).movedim(0, -1)
+
+
+def stepped(x: Tensor, matrix: Tensor, noise: Tensor) -> Tensor:
+    """Return M x + noise for states (B, N, d), laid out as by `turned`."""
+    if matrix.shape == (1, 1):
+        return torch.addcmul(noise, x, matrix)
+    flat, added = (v.permute(2, 0, 1).reshape(v.shape[-1], -1) for v in (x, noise))
+    return torch.addmm(added, matrix, flat).view(-1, *x.shape[:2]).permute(1, 2, 0)
+
+
+def push(G: Tensor, eps: Tensor) -> Tensor:
+    """Return G eps for G (d, m) or (..., d, m)."""
+    if G.ndim == 2:
+        return turned(eps, G)
+    if G.ndim == 3:  # one per data set
+        return eps @ G.mT
+    return (G @ eps.unsqueeze(-1)).squeeze(-1)
 
 
 def _times(W: Tensor, v: Tensor) -> Tensor:

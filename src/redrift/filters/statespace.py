@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from torch import Tensor
 from redrift._core.errors import choose
 from redrift._core.rng import Generators, normal
 from redrift.filters._jacobian import jacobian
-from redrift.filters.sensors import Field, Sensor, positive_root, turned
+from redrift.filters.sensors import Field, Sensor, positive_root, push, stepped, turned
 from redrift.filters.space import Euclidean, Space
 
 TIMES = ("continuous", "discrete")
@@ -107,6 +108,7 @@ class StateSpace:
     _steps: dict[float, tuple[Tensor, Tensor, Tensor]] = field(
         default_factory=dict, repr=False, init=False
     )
+    cache: dict[Any, Any] = field(default_factory=dict, repr=False, init=False)
 
     def __post_init__(self) -> None:
         """Check what can be checked without data."""
@@ -195,6 +197,15 @@ class StateSpace:
             return self.scale(x, clock) * unit
         return self._constant(x) * unit
 
+    def step(self, x: Tensor, t: float, h: float, z: Tensor) -> Tensor:
+        """Return the next states (B, N, *point) with the model's own noise z (B, N, m)."""
+        if isinstance(self.drift, Tensor) and not callable(self.scale) and self.space.flat:
+            F, offset, G = self.matrices(h, x)
+            if F.ndim == 2 and G.ndim == 2:
+                x = stepped(x, F, turned(z, G))
+                return x if self.offset is None else x + offset
+        return self.space.retract(self.advance(x, t, h), push(self.root(x, t, h), z))
+
     def matrices(self, h: float, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return F, offset and G of one step of a linear model, in the dtype of `like`.
 
@@ -206,7 +217,9 @@ class StateSpace:
             if any(m.requires_grad for m in made):
                 return made
             self._steps[key] = made
-        F, offset, G = self._steps[key]
+        F, offset, G = found = self._steps[key]
+        if F.dtype == like.dtype and F.device == like.device:
+            return found
         return F.to(like), offset.to(like), G.to(like)
 
     def _matrices(self, h: float, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -20,6 +20,8 @@ from torch import Tensor
 from redrift._core.errors import choose, whole
 from redrift._core.rng import Generators, normal
 
+_MANY = 2048  # teeth from which counting is faster than searching
+
 
 def systematic(log_w: Tensor, n: int, generator: Generators = None) -> Tensor:
     """Draw n ancestors on one randomly shifted comb: each has floor or ceil of n W_i offspring.
@@ -36,8 +38,32 @@ def systematic(log_w: Tensor, n: int, generator: Generators = None) -> Tensor:
         ValueError: if a row has no weight at all, or NaN, or +inf.
     """
     rows, w = _rows(log_w, n)
-    points = (torch.arange(n, device=w.device) + _uniform(len(w), 1, w, generator)) / n
-    return _invert(w, points).reshape(*rows, n)
+    return comb(w, n, _uniform(len(w), 1, w, generator)).reshape(*rows, n)
+
+
+def comb(w: Tensor, n: int, shift: Tensor) -> Tensor:
+    """Return the particle under each tooth (k + shift) / n of a comb over cumulated weights.
+
+    Args:
+        w: weights (rows, N), at least 0, some above 0; they need not sum to 1.
+        n: teeth.
+        shift: (rows, 1) in [0, 1).
+
+    Returns:
+        Indices (rows, n), ascending, never one of weight 0.
+
+    Cost:
+        O(N + n) where both are many, by counting the teeth below each cumulated weight.
+    """
+    if n < _MANY:
+        return _invert(w, (torch.arange(n, device=w.device) + shift) / n)
+    cumulated = w.cumsum(-1)
+    below = (cumulated * (n / cumulated[:, -1:])).sub_(shift).ceil_().clamp_(0, n).long()
+    # from the last particle of any weight on, all teeth lie below
+    below = below.masked_fill_(below == below[:, -1:], n)
+    passed = torch.zeros(len(w), n + 1, dtype=torch.long, device=w.device)
+    passed.scatter_add_(1, below, torch.ones_like(below))
+    return passed[:, :n].cumsum(-1)
 
 
 def stratified(log_w: Tensor, n: int, generator: Generators = None) -> Tensor:
@@ -130,5 +156,5 @@ def _invert(w: Tensor, points: Tensor) -> Tensor:
     """Return the first index whose cumulated weight exceeds each point: never one of weight 0."""
     cumulated = w.cumsum(-1)
     cumulated = cumulated / cumulated[:, -1:]
-    below_one = torch.nextafter(torch.ones((), dtype=w.dtype), torch.zeros((), dtype=w.dtype))
-    return torch.searchsorted(cumulated, points.clamp(max=below_one.item()), right=True)
+    below_one = 1 - torch.finfo(w.dtype).eps / 2
+    return torch.searchsorted(cumulated, points.clamp(max=below_one), right=True)

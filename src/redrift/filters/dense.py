@@ -1,0 +1,202 @@
+r"""A window of a linear model as matrices, made once for all windows of its shape.
+
+For one set of matrices and complete measurements the whole window is affine in its start, its noise
+and its data. It is kept in blocks of about sqrt(W) steps, each a product with the block's first state
+and noise, so that the cost of a path grows as W^(3/2) and not as W^2.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from itertools import repeat
+from operator import sub
+
+import torch
+from torch import Tensor
+
+from redrift.filters.forward import Walk, add_data
+from redrift.filters.guide import Guide, Window, backward, linearise
+from redrift.filters.statespace import Gaussian
+
+FEW = 1000  # paths
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Hold the steps first .. first + steps of a window as matrices.
+
+    Attributes:
+        first: step.
+        steps: s.
+        states: to the states from the block's first state (s d, d) and its noise (s d, s m).
+        noise: to the noise eps from the same, (s m, d) and (s m, s m).
+    """
+
+    first: int
+    steps: int
+    states: tuple[Tensor, Tensor]
+    noise: tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """Hold a window as matrices.
+
+    Attributes:
+        blocks: of its steps.
+        data: from measurements to what they add to states and noise, (W d + W m, J p), and what is
+            added without them, (W d + W m, 1).
+        slope: from measurements to eta at the start, (J p, d), and eta without them (d,).
+        guide: of data that are all zero: holds Lam, and the determinants.
+    """
+
+    blocks: tuple[Block, ...]
+    data: tuple[Tensor, Tensor]
+    slope: tuple[Tensor, Tensor]
+    guide: Guide
+
+    def steer(self, rows: Tensor) -> Guide:
+        """Return the guide for measurements (B, J p): only psi at the start serves."""
+        slope = torch.addmm(self.slope[1], rows, self.slope[0]).unsqueeze(1)
+        return replace(self.guide, slope=slope)
+
+    def walk(
+        self, window: Window, rows: Tensor, x: Tensor, z: Tensor, calm: Tensor | None = None
+    ) -> Walk:
+        """Do what `forward.walk` does under the window's own guide, by matrix products."""
+        W, (B, N, d), m = window.steps, x.shape, z.shape[-1]
+        z = z.permute(0, 3, 1, 2)  # by step and coordinate, as `draw_noise` laid it
+        fed = z.reshape(W * m, B * N)
+        added = torch.addmm(self.data[1], self.data[0], rows.mT)
+        path = x.new_empty((W + 1) * d, B, N)
+        path[:d] = x.permute(2, 0, 1)
+        path[d:] = added[: W * d].unsqueeze(-1)
+        eps = added[W * d :].unsqueeze(-1).repeat(1, 1, N)
+        states, noise = path.view(-1, B * N), eps.view(-1, B * N)
+        for block in self.blocks:
+            i, j = block.first, block.first + block.steps
+            at, inner = states[i * d : (i + 1) * d], fed[i * m : j * m]
+            states[(i + 1) * d : (j + 1) * d].addmm_(block.states[0], at).addmm_(
+                block.states[1], inner
+            )
+            noise[i * m : j * m].addmm_(block.noise[0], at).addmm_(block.noise[1], inner)
+        path, eps = path.view(W + 1, d, B, N), eps.view(W, m, B, N)
+        ratio = (z - eps).mul_(z + eps)
+        ratio = ratio.squeeze(1) if m == 1 else ratio.sum(1)
+        gain = torch.add(self.guide.log_det, ratio, alpha=0.5)
+        path, eps = path.permute(0, 2, 3, 1), eps.permute(0, 2, 3, 1)
+        gain = add_data(gain, window, window.log_likelihood(path))
+        end = path[-1]
+        if calm is not None:
+            end = calm
+            for block in self.blocks:
+                j = block.first + block.steps
+                end = end @ block.states[0][-d:].mT
+                end = end + added[(j - 1) * d : j * d].mT.unsqueeze(1)
+        return Walk(path, gain, end, eps)
+
+
+def dense(window: Window, like: Tensor, twist: bool, size: int) -> Dense:
+    """Build the matrices of a linear window whose measurements are complete.
+
+    The recursions are run on unit vectors: data through the backward pass, start and noise
+    through the forward one.
+
+    Args:
+        window: grid and places of the data.
+        like: gives dtype and device.
+        twist: whether the covariance of the noise is steered.
+        size: steps of a block.
+    """
+    model, d, W = window.model, window.model.dim, window.steps
+    if window.reading is None:
+        count, unit = 0, None
+    else:
+        J, p = len(window.places), model.measured
+        count = J * p
+        rows = torch.cat([_eye(count, like), like.new_zeros(1, count)])
+        unit = window.reading._replace(y=rows.reshape(-1, J, 1, p).movedim(0, 1))
+    probe = Window(model, window.times, window.places, unit)
+    chain = linearise(window, like.new_zeros(W + 1, count + 1, 1, d))
+    found = backward(probe, like.new_zeros(W + 1, count + 1, 1, d), chain, twist)
+    gain = found.gain.expand(W, count + 1, 1, -1)[:, :, 0]
+    slope = found.slope.expand(count + 1, 1, d)[:, 0]
+    m = gain.shape[-1]
+    F, G, feedback = chain.F[:, 0, 0], chain.G[:, 0, 0], found.feedback[:, 0, 0]
+    a = chain.a[:, 0, 0]
+    blocks, states, pulls = [], [], []
+    for first in range(0, W, size):
+        s = min(size, W - first)
+        x = torch.cat([_eye(d, like), like.new_zeros(s * m, d)])
+        y, ends, noises = like.new_zeros(count + 1, d), [], []
+        for i in range(s):
+            k = first + i
+            z = like.new_zeros(d + s * m, m)
+            z[d + i * m : d + (i + 1) * m] = (
+                _eye(m, like) if found.root is None else found.root[k, 0, 0].mT
+            )
+            step, moved = x @ F[k].mT, y @ F[k].mT + a[k]
+            eps, mu = z - step @ feedback[k].mT, gain[k] - moved @ feedback[k].mT
+            x, y = step + eps @ G[k].mT, moved + mu @ G[k].mT
+            for store, value in ((ends, x), (noises, eps), (states, y), (pulls, mu)):
+                store.append(value)
+        both = [torch.cat(v, -1).mT.contiguous() for v in (ends, noises)]
+        blocks.append(
+            Block(first, s, *((v[:, :d].contiguous(), v[:, d:].contiguous()) for v in both))
+        )
+    data, rest = _affine(torch.cat([*states, *pulls], -1))
+    still = replace(found, base=found.base[:1, :1], value=found.value.new_zeros(1, 1))
+    pair = (data.mT.contiguous(), rest.unsqueeze(-1))
+    return Dense(tuple(blocks), pair, _affine(slope), still)
+
+
+def prepared(window: Window, like: Tensor, twist: bool, paths: int) -> Dense | None:
+    """Return the matrices of a window, kept with its model by its shape, or None if it has none.
+
+    For few paths, where an operation costs more than its numbers, blocks are longer.
+    """
+    if not _plain(window):
+        return None
+    cache = window.model.cache
+    steps = tuple(map(round, map(sub, window.times[1:], window.times), repeat(10)))
+    gaps = ()
+    if window.reading is not None and any(s.kind == "increment" for s in window.model.parts):
+        gaps = tuple(round(float(g), 10) for g in window.reading.gap.flatten())
+    size = max(1, math.isqrt(len(steps))) * (3 if paths < FEW else 1)
+    key = (steps, window.places, gaps, twist, size, like.device)
+    if key not in cache:
+        if len(cache) > 64:
+            cache.clear()
+        cache[key] = dense(window, like, twist, size)
+    return cache[key]
+
+
+def rows_of(window: Window, batch: int, like: Tensor) -> Tensor:
+    """Return the measurements side by side, (B, J p)."""
+    if window.reading is None:
+        return like.new_empty(batch, 0)
+    return window.reading.y.squeeze(2).movedim(0, 1).reshape(batch, -1)
+
+
+def _plain(window: Window) -> bool:
+    """Say whether one set of matrices serves all data sets of a linear window, without gradients."""
+    model = window.model
+    if window.reading is not None and not window.reading.full:
+        return False
+    tensors = [model.drift, model.scale, model.offset]
+    tensors += [v for s in model.parts for v in (s.h, s.cov)]
+    if any(isinstance(v, Tensor) and (v.ndim > 2 or v.requires_grad) for v in tensors):
+        return False
+    first = model.initial
+    graph = isinstance(first, Gaussian) and (first.mean.requires_grad or first.cov.requires_grad)
+    return not graph and (window.reading is None or not window.reading.y.requires_grad)
+
+
+def _eye(size: int, like: Tensor) -> Tensor:
+    return torch.eye(size, dtype=like.dtype, device=like.device)
+
+
+def _affine(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn the responses to unit vectors and to zero into a matrix and an offset."""
+    return rows[:-1] - rows[-1:], rows[-1]
