@@ -29,7 +29,8 @@ from redrift.process import Level, Process, ScalarProcess, timegrid
 from redrift.solvers import Ask, Plan, walk
 from redrift.solvers.coefficients import constant
 from redrift.solvers.exprk import RungeKutta
-from redrift.solvers.plan import Rows, terms
+from redrift.solvers.loop import terms
+from redrift.solvers.plan import Rows
 
 _CHUNK = 64  # coordinates whose derivatives are taken at once by the exact trace
 

@@ -16,7 +16,7 @@ from redrift.cli.collage import collage
 from redrift.cli.density import density
 from redrift.cli.filter import filter as filter_command
 from redrift.cli.guide import guide
-from redrift.cli.report import Device, Json, Report, Seed, Threads, plainly
+from redrift.cli.report import Device, Json, Model, Report, Seed, Threads, plainly
 from redrift.pretrained import names, pretrained
 from redrift.process import SPACINGS
 from redrift.solvers import SOLVERS, plan_for
@@ -44,7 +44,7 @@ Out = Annotated[
 @app.command()
 @plainly
 def sample(
-    model: Annotated[str, typer.Argument(help="A shipped model's name or a model file.")],
+    model: Model,
     steps: Steps = 10,
     solver: Solver = None,
     order: Order = None,

@@ -13,14 +13,14 @@ from redrift._core.files import write_atomically
 from redrift._core.optional import need
 from redrift.calibration import Calibration
 from redrift.calibration import calibrate as fit
-from redrift.cli.report import Device, Json, Report, Seed, Threads, plainly
+from redrift.cli.report import Device, Json, Model, Report, Seed, Threads, plainly
 from redrift.cli.sampling import open_model
 from redrift.solvers import plan_for
 
 
 @plainly
 def calibrate(
-    model: Annotated[str, typer.Argument(help="A shipped model's name or a model file.")],
+    model: Model,
     steps: Annotated[int, typer.Option(help="Evaluations of the plan.")] = 8,
     solver: Annotated[
         str | None, typer.Option(help="Solver to start from; rd.best_plan's choice if absent.")

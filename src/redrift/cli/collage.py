@@ -16,7 +16,7 @@ from redrift import collage as collages
 from redrift._core.errors import choose, whole
 from redrift._core.files import write_atomically
 from redrift.cli.pictures import save_picture, stack, to_image
-from redrift.cli.report import Device, Json, Report, Seed, Threads, plainly
+from redrift.cli.report import Device, Json, Model, Report, Seed, Threads, plainly
 from redrift.cli.sampling import open_model
 from redrift.collage import COUNTINGS, Graph
 from redrift.denoise import Denoiser, Guided
@@ -29,7 +29,7 @@ LAYOUTS = (*_COUNTS, "cubemap")
 
 @plainly
 def collage(
-    model: Annotated[str, typer.Argument(help="A shipped model's name or a model file.")],
+    model: Model,
     layout: Annotated[str, typer.Option(help=f"One of {', '.join(LAYOUTS)}.")] = "chain",
     count: Annotated[
         str | None, typer.Option(help="Pieces: a number, or WxH for grid and torus.")

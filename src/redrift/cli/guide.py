@@ -17,7 +17,7 @@ from redrift._core.errors import choose, whole
 from redrift._core.files import write_atomically
 from redrift.cli.functions import find_function
 from redrift.cli.pictures import grid, save_picture, stack
-from redrift.cli.report import Device, Json, Report, Seed, Threads, plainly
+from redrift.cli.report import Device, Json, Model, Report, Seed, Threads, plainly
 from redrift.cli.sampling import condition, open_model
 from redrift.denoise import Denoiser
 from redrift.guidance import (
@@ -50,7 +50,7 @@ _TARGETS: dict[str, type] = {"components": int, "jpeg_size": int, "brightness": 
 
 @plainly
 def guide(
-    model: Annotated[str, typer.Argument(help="A shipped model's name or a model file.")],
+    model: Model,
     rule: Annotated[
         str,
         typer.Option(

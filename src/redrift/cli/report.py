@@ -18,6 +18,7 @@ from rich.console import Console
 from redrift._core.errors import NumericalError
 from redrift._core.files import write_atomically
 
+Model = Annotated[str, typer.Argument(help="A shipped model's name or a model file.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of the noise; drawn and reported if absent.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
 Device = Annotated[str, typer.Option(help="Device to run on, such as cpu or cuda.")]

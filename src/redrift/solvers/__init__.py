@@ -6,8 +6,9 @@ from redrift.solvers.choose import SOLVERS, plan_for, plan_on
 from redrift.solvers.dpmpp import dpmpp
 from redrift.solvers.exprk import krogstad, res
 from redrift.solvers.gddim import gddim
+from redrift.solvers.loop import Ask, Law, Move, walk
 from redrift.solvers.multistep import ddim, deis
-from redrift.solvers.plan import Ask, Law, Move, Plan, Row, Rule, walk
+from redrift.solvers.plan import Plan, Row, Rule
 from redrift.solvers.rhork import heun, ipndm, rho_rk
 
 __all__ = [

@@ -17,7 +17,8 @@ from redrift._core.errors import NumericalError
 from redrift._core.linalg import combine
 from redrift.process import Level, Process
 from redrift.solvers.coefficients import finite
-from redrift.solvers.plan import Ask, Plan, Row, terms
+from redrift.solvers.loop import Ask, terms
+from redrift.solvers.plan import Plan, Row
 
 _SAFETY, _LEAST, _MOST = 0.9, 0.2, 4.0
 _SMALLEST = 1e-5  # step, as a share of the first one the plan has

@@ -1,4 +1,4 @@
-r"""Plans: a sampler as data, and the one loop body that walks it.
+r"""Plans: a sampler as data; `redrift.solvers.loop` is the one loop body that walks it.
 
 Within a step, stage s is $z_s = A_s z + \sum_j C_{sj} e_j$, where the $e_j$ are predictions from
 earlier stages of the step or from earlier steps, asked at the stage's own level; the last row gives
@@ -12,15 +12,15 @@ and never branch on a time's value, so that a time grid can be fitted by autogra
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from redrift._core.errors import choose, whole
-from redrift._core.linalg import combine, number
+from redrift._core.linalg import number
 from redrift.process import Level, Process, convert
 from redrift.process.base import Wants
 
@@ -109,45 +109,6 @@ class CleanEnd:
         if past and torch.equal(past[0].detach(), t.detach()):
             return (Row(start, end, (), (A,), ((C,),), fresh=False),)
         return (Row(start, end, (start,), (eye, A), ((), (C,))),)
-
-
-class Ask(NamedTuple):
-    """A request for one prediction at (z, level)."""
-
-    z: Tensor
-    level: Level
-
-
-class Law(NamedTuple):
-    """A stochastic step's law: the next state is N(mean, scale scale^T) at `level`.
-
-    `gain` is the table of the mean on `prediction`, the newest of the step's own. The `last` one's
-    state is the sample: nothing is asked at it.
-    """
-
-    step: int
-    start: Level
-    level: Level
-    z: Tensor
-    mean: Tensor
-    scale: Tensor
-    prediction: Tensor | None
-    last: bool = False
-    gain: Tensor | None = None
-
-
-class Move(NamedTuple):
-    """A policy's answer to a `Law`.
-
-    Attributes:
-        x: next state, already gathered.
-        ancestors: (rows,) index that was gathered; the loop gathers history and run state with it.
-        prediction: prediction at (x, law.level) if it is known, which saves the evaluation.
-    """
-
-    x: Tensor
-    ancestors: Tensor | None = None
-    prediction: Tensor | None = None
 
 
 class Rows(Sequence[Row]):
@@ -387,76 +348,3 @@ def check_times(process: Process, times: Tensor | Sequence[float]) -> Tensor:
             f"{float(values[-1])}."
         )
     return times
-
-
-def walk(
-    rows: Iterable[Row],
-    z: Tensor,
-    *,
-    modes: tuple[int, ...] = (),
-    history: int,
-    past: Sequence[Tensor] = (),
-    done: Callable[[int, Row, Tensor], None] | None = None,
-) -> Generator[Ask | Law, Tensor | Move, Tensor]:
-    """Walk the rows from z, asking for predictions and, where a row has noise, for a draw.
-
-    Args:
-        rows: the steps.
-        z: incoming modal state, (B, *shape), or (B, k, *shape) for k > 1.
-        modes: the process's modes.
-        history: how many predictions to keep.
-        past: predictions made before z, newest first.
-        done: called after each row with its index, itself and the new state.
-
-    Yields:
-        `Ask`, answered by the prediction, or `Law`, answered by a `Move`.
-
-    Returns:
-        the state after the last row.
-    """
-    memory = list(past)
-    ready: Tensor | None = None
-    for index, (row, last) in enumerate(_and_last(rows)):
-        own: list[Tensor] = []
-        for s, level in enumerate(row.asks):
-            if s == 0 and row.fresh:
-                answer = ready if ready is not None else (yield Ask(z, level))
-            else:
-                stage = combine(terms(row, s, z, own, memory), modes)
-                answer = yield Ask(stage, level)
-            own.append(answer)  # pyright: ignore[reportArgumentType]
-        ready = None
-        mean = combine(terms(row, -1, z, own, memory), modes)
-        memory = ([own[j] for j in row.keep] + memory)[:history]
-        if row.B is None:
-            z = mean
-        else:
-            known = own[-1] if own else None
-            gain = row.C[-1][len(own) - 1] if own else None
-            move = yield Law(index, row.start, row.end, z, mean, row.B, known, last, gain)
-            assert isinstance(move, Move)
-            z, ready = move.x, move.prediction
-            if move.ancestors is not None:
-                memory = [e[move.ancestors] for e in memory]
-        if done is not None:
-            done(index, row, z)
-    return z
-
-
-def _and_last(rows: Iterable[Row]) -> Iterator[tuple[Row, bool]]:
-    """Pair each row with whether it is the last."""
-    ahead = iter(rows)
-    row = next(ahead, None)
-    for following in ahead:
-        assert row is not None
-        yield row, False
-        row = following
-    if row is not None:
-        yield row, True
-
-
-def terms(
-    row: Row, s: int, z: Tensor, own: list[Tensor], memory: list[Tensor]
-) -> Iterator[tuple[Tensor | float | None, Tensor]]:
-    """Pair the tables of stage s with the states they act on."""
-    return zip(row.weights[s], (z, *own, *memory))  # noqa: B905 - a short row leaves older ones out
