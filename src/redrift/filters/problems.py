@@ -105,7 +105,7 @@ def benes() -> Problem:
     model = StateSpace(
         start, lambda x, t: torch.tanh(x), 1.0, 0.02, Sensor(_eye(1), 1e-4), dim=1
     )  # fmt: skip
-    return Problem(model, _times(20, 0.5), 1.0, scope="particle", about="Benes, sd .01 every .5 s")
+    return Problem(model, _times(20, 0.5), 1.0, about="Benes, sd .01 every .5 s")
 
 
 def double_well(sd: float = 0.01) -> Problem:
