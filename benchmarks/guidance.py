@@ -210,6 +210,22 @@ def against_candidates(quick):
     return found
 
 
+def authority(quick):
+    """Return loss and fidelity of SCG on digits against the scale of the noise it chooses among."""
+    model, (n, steps) = rd.pretrained("digits"), (40, 10) if quick else SIZES["digits"]
+    plan = rd.ddpm(model.process, rd.timegrid(model.process, steps))
+    labels = torch.arange(n) % CLASSES["digits"]
+    images, features = real_pictures("digits")[0], classifier("digits").features
+    found = {}
+    for title, loss in RULES["digits"].items():
+        rows = found[title] = {}
+        for scale in (1.0, 1.25, 1.5, 2.0):
+            x, _ = draw(model, plan, labels, SCG(loss, candidates=10, authority=scale))
+            rows[scale] = judged(x, labels, loss(x), lambda kept: frechet(kept, images, features))
+            print(title, scale, rows[scale], flush=True)
+    return found
+
+
 def waiting(quick):
     """Return the share of a run's wall time that the network stands still for a slow rule."""
     model = rd.pretrained("cifar10")
@@ -246,6 +262,7 @@ PARTS = {
     "digits": lambda quick: compare("digits", quick),
     "cifar10": lambda quick: compare("cifar10", quick),
     "candidates": against_candidates,
+    "authority": authority,
 }
 
 
