@@ -1104,6 +1104,14 @@ BUGS = [
         "[tracking-50]",
     ),
     bug(
+        "sensors differentiated along sums, whatever the space",
+        "filters/sensors.py",
+        "self.predict(space.retract(x, xi), reading.t)",
+        "self.predict(x + xi, reading.t)",
+        "test_filters_space.py::test_a_group_that_is_a_line_in_its_logarithm_gives_the_numbers_of_the_line"
+        "[shared-sensor]",
+    ),
+    bug(
         "noise-free means that begin at noisy starts",
         "filters/pathintegral.py",
         "calm = start.mean + times(start.root, mu).expand(-1, n, -1)",

@@ -95,14 +95,11 @@ class Window:
         """Return the quadratic forms (J, B, n, ...) of the measurements around a nominal path."""
         if self.reading is None:
             return None
-        space, at = self.model.space, base[self.spots]
-        if space.flat:
-            forms = [
-                s.quadratic(r, at) for s, r in zip(self.model.parts, self.readings(), strict=True)
-            ]
-        else:
-            raise NotImplementedError("sensors on a curved space")
-        first, *rest = forms
+        model, at = self.model, base[self.spots]
+        first, *rest = [
+            s.quadratic(r, at, model.space, model.dim)
+            for s, r in zip(model.parts, self.readings(), strict=True)
+        ]
         for other in rest:
             first = Quadratic(*(a + b for a, b in zip(first, other, strict=True)))
         return first

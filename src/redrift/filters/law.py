@@ -22,7 +22,7 @@ class Law:
         start_ess: effective share of the particles in the look-ahead (B,); 1 if there was none.
         ancestors: index of each particle's ancestor there (B, N), or None.
         calm: Rao-Blackwell states (B, N, *point) whose weighted mean is the mean, or None.
-        lags: fixed-lag means and variances (W + 1, B, d) at `lag_times`, or None.
+        lags: fixed-lag means (W + 1, B, *point) and variances (W + 1, B, d) at `lag_times`, or None.
         lag_times: grid times of the window.
         lost: states that were not finite and have weight 0, in all.
     """
@@ -66,8 +66,14 @@ class Law:
         return 1.0 + (order.diff(dim=-1) != 0).sum(-1).to(self.log_evidence)
 
     def quantile(self, q: float) -> Tensor:
-        """Return the weighted q-quantile of every coordinate (B, d), q in (0, 1)."""
-        return weighted_quantile(self.particles, self.log_weights, q)
+        """Return the weighted q-quantile of every coordinate (B, d), q in (0, 1).
+
+        On a curved space the coordinates are those around the mean.
+        """
+        x = self.particles
+        if not self.space.flat:
+            x = self.space.local(self.mean.unsqueeze(-1 - self.space.axes), x)
+        return weighted_quantile(x, self.log_weights, q)
 
 
 def effective(log_w: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ from redrift.filters.particle import (
     renew,
     settle,
 )
-from redrift.filters.space import covariance
+from redrift.filters.space import covariance, moments
 from redrift.filters.statespace import Gaussian
 from redrift.measure.resampling import require_weight
 
@@ -186,7 +186,8 @@ class PathIntegral:
             lost=lost, space=model.space,
         )  # fmt: skip
         if filter.smooth:
-            law = replace(law, lags=_lags(path, log_w), lag_times=window.times)
+            w = log_w.exp().expand(len(path), -1, -1)
+            law = replace(law, lags=moments(model.space, path, w), lag_times=window.times)
         return self._next(state, i, path, gain, log_w, log_z), law
 
     def _begin(
@@ -340,13 +341,6 @@ class PathIntegral:
         index = ancestors(w, n, self.scheme, generator)
         log_w = (total.log() + top - math.log(n)) - psi.gather(-1, index)
         return Begin(select(x, index), log_w, guide.take(index), share, index)
-
-
-def _lags(path: Tensor, log_w: Tensor) -> tuple[Tensor, Tensor]:
-    """Return means and variances (W + 1, B, d) of the path's states."""
-    w = log_w.exp().unsqueeze(-1)
-    mean = (w * path).sum(-2)
-    return mean, (w * (path - mean.unsqueeze(-2)) ** 2).sum(-2)
 
 
 def Guided(*, scope: str = "particle", sweeps: int = 3, threshold: float = 0.5) -> PathIntegral:

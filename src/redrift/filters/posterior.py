@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from redrift._core.rng import Generators
-from redrift.filters.law import Law, weighted_quantile
+from redrift.filters.law import Law
+from redrift.filters.space import moments
 from redrift.filters.statespace import StateSpace
 
 
@@ -133,8 +134,8 @@ class Posterior:
         return self.cov.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
 
     def quantile(self, q: float) -> Tensor:
-        """Return the weighted q-quantile of each coordinate (..., T, d)."""
-        return weighted_quantile(self.particles, self.log_weights, q)
+        """Return the weighted q-quantile of each coordinate (..., T, d), see `Law.quantile`."""
+        return self._stack([law.quantile(q) for law in self.laws])
 
     @property
     def log_evidence(self) -> Tensor:
@@ -180,9 +181,10 @@ class Posterior:
         """
         if lag is None:
             w = self.laws[-1].log_weights.exp()
-            w = (w[0] if self.single else w).unsqueeze(-1).unsqueeze(-1)
-            mean = (w * self.path).sum(-3)
-            return mean, (w * (self.path - mean.unsqueeze(-3)) ** 2).sum(-3)
+            w = (w[0] if self.single else w).unsqueeze(-2)
+            space = self.model.space
+            path = self.path.transpose(-2 - space.axes, -1 - space.axes)
+            return moments(space, path, w.expand(path.shape[: path.ndim - space.axes]))
         means, variances = [], []
         for law in self.laws:
             if law.lags is None:

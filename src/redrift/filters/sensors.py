@@ -25,6 +25,7 @@ from torch import Tensor
 
 from redrift._core.errors import choose
 from redrift.filters._jacobian import hessian, jacobian
+from redrift.filters.space import Space
 
 Field = Callable[[Tensor, Tensor], Tensor]
 KINDS = ("discrete", "increment")
@@ -138,19 +139,24 @@ class Sensor:
                 return _normal(turned(reading.y, white) - turned(x, pull), log_norm)
         return self._score(reading, self.predict(x, reading.t))
 
-    def quadratic(self, reading: Reading, x: Tensor) -> Quadratic:
-        """Return the quadratic form of l at states (J, B, n, d): Gauss-Newton, or clipped.
+    def quadratic(self, reading: Reading, x: Tensor, space: Space, d: int) -> Quadratic:
+        """Return the quadratic form of l around states (J, B, n, *point): Gauss-Newton, or clipped.
 
-        The curvature of a free log_prob is minus its Hessian with negative parts cut off.
+        It is one in the space's d coordinates around x. The curvature of a free log_prob is minus its
+        Hessian with negative parts cut off.
         """
+        lead = x.shape[: x.ndim - space.axes]
+        origin = x.new_zeros(*lead, d)
         if self.log_prob is not None:
-            value, slope, second = hessian(lambda p: self._free(reading, p), x)
+            value, slope, second = hessian(
+                lambda xi: self._free(reading, space.retract(x, xi)), origin
+            )
             lam, vec = torch.linalg.eigh(-second)
             return Quadratic(vec @ (lam.clamp(min=0).unsqueeze(-1) * vec.mT), slope, value)
         if isinstance(self.h, Tensor):
             at, H = x @ self.h.to(x).mT, self.h.to(x)
         else:
-            at, H = jacobian(lambda p: self.predict(p, reading.t), x)
+            at, H = jacobian(lambda xi: self.predict(space.retract(x, xi), reading.t), origin)
         precision, error = self._precision(reading, at)
         pulled = H.mT @ precision
         slope = (pulled @ error.unsqueeze(-1)).squeeze(-1)

@@ -62,6 +62,13 @@ class Euclidean:
         return (w.unsqueeze(-2) @ x).squeeze(-2)
 
 
+def moments(space: Space, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the weighted mean of points (..., N, *point) and the variances of coordinates around it."""
+    mean = space.mean(x, w)
+    xi = space.local(mean.unsqueeze(-1 - space.axes), x)
+    return mean, (w.unsqueeze(-1) * xi * xi).sum(-2)
+
+
 def covariance(space: Space, mean: Tensor, x: Tensor, w: Tensor) -> Tensor:
     """Return the weighted covariance (..., d, d) of points around a mean, in its coordinates."""
     xi = space.local(mean.unsqueeze(-1 - space.axes), x)

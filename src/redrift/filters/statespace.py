@@ -139,6 +139,10 @@ class StateSpace:
                     "use torch.diag(scale) for one number per coordinate."
                 )
         for sensor in self.parts:
+            if isinstance(sensor.h, Tensor) and not self.space.flat:
+                raise ValueError(
+                    "a sensor's h is a matrix, but the space is curved: give a function of points."
+                )
             if isinstance(sensor.h, Tensor) and sensor.h.shape[-1] != d:
                 raise ValueError(f"a sensor's h reads {sensor.h.shape[-1]} numbers of {d}.")
 
