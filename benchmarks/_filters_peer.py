@@ -132,7 +132,7 @@ def series():
 
     for name, law, mu, rho, sigma, count in (
         ("volatility", volatility, -1.02, 0.9702, 0.178, 750),
-        ("counts", counts, 0.0, 0.99, 0.3, 1000),
+        ("counts", counts, 0.0, 0.99, 0.3, 500),
     ):
         one = torch.ones(1, 1).double()
         prior = Gaussian(mu * one[0], sigma**2 / (1 - rho**2) * one)

@@ -146,6 +146,7 @@ def rows(name, problem, quick):
         yield "path-integral, shared", 50, PathIntegral(window, stride), 64
     if name == "square":
         yield "path-integral", 500, PathIntegral(window, stride, scope=scope), 16
+        yield "guided", 500, Guided(), 16
 
 
 def one(name, quick):
@@ -171,6 +172,7 @@ def one(name, quick):
         try:
             post, cost = timed(lambda: run(few), 1)
             row |= judge(post, part, x[:few], times)
+            row["ms_batch"] = 1e3 * cost / len(times) / few
             if few > 1:
                 _, cost = timed(lambda: run(1), 1 if n > 1000 else 2)
             row["ms"] = 1e3 * cost / len(times)
@@ -298,7 +300,7 @@ def real(quick):
     table = {}
     if not peer.there():
         return table
-    repeats = 4 if quick else 24
+    repeats = 4 if quick else 16
     for name, model, y, told in peer.series():
         y, found = y[:60] if quick else y, []
         window = PathIntegral(30.0, 10.0)
