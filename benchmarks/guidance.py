@@ -30,7 +30,7 @@ from redrift.guidance import (
     rules,
 )
 from redrift.measure import Weights, resample
-from redrift.metrics import frechet, frechet_floor
+from redrift.metrics import frechet
 from redrift.metrics.frechet import halves
 from redrift.pretrained import classifier
 
@@ -106,9 +106,7 @@ def scattered(x, labels):
 def judged(x, labels, J, distance):
     """Return loss, diversity (unscaled) and fidelity of samples, each with its standard error."""
     n = len(x)
-    group = (
-        torch.arange(n) // len(labels.unique()) % GROUPS
-    )  # classes in turn: in every group alike
+    group = torch.arange(n) // len(labels.unique()) % GROUPS  # classes come in turn
 
     def jackknife(statistic):
         without = torch.tensor([statistic(group != g) for g in range(GROUPS)], dtype=torch.float64)
@@ -124,6 +122,23 @@ def judged(x, labels, J, distance):
         if statistic is not None:
             row |= {title: statistic(every), f"{title}_se": jackknife(statistic)}
     return row
+
+
+def nearness(name, n):
+    """Return the Frechet distance to a half of the real pictures, and that of n real ones to the rest."""
+    real = real_pictures(name)
+    if real is None:
+        return None, None
+    images, kinds = real
+    images, kinds = images[kinds < CLASSES[name]], kinds[kinds < CLASSES[name]]
+    g, features = torch.Generator().manual_seed(SEED), classifier(name).features
+    floor = 0.0
+    for _ in range(8):
+        here, there = halves(len(images), strata=kinds, generator=g)
+        alike = [there[kinds[there] == c][: n // CLASSES[name]] for c in range(CLASSES[name])]
+        floor += frechet(images[torch.cat(alike)], images[here], features) / 8
+    held = images[halves(len(images), strata=kinds, generator=g)[0]]
+    return lambda x: frechet(x, held, features), floor
 
 
 def pool(model, plan, size):
@@ -148,21 +163,8 @@ def compare(name, quick):
     n, steps = (40, 10) if quick else SIZES[name]
     plan = rd.ddpm(model.process, rd.timegrid(model.process, steps))
     labels = torch.arange(n) % CLASSES[name]
-    features = classifier(name).features
-    real = real_pictures(name)
-    found = {"samples": n, "steps": steps, "rules": {}}
-    distance = None
-    if real is not None:
-        images, kinds = real
-        keep = kinds <= int(labels.max())
-        images, kinds = images[keep], kinds[keep]
-        g = torch.Generator().manual_seed(SEED)
-        found["floor"] = frechet_floor(images, features, size=n, strata=kinds, generator=g)
-        held = images[halves(len(images), len(images) // 2, kinds, generator=g)[0]]
-
-        def distance(x):
-            return frechet(x, held, features)
-
+    distance, floor = nearness(name, n)
+    found = {"samples": n, "steps": steps, "floor": floor, "rules": {}}
     many = pool(model, plan, 400 if quick else POOL) if name == "digits" else None
     for title, loss in RULES[name].items():
         rows = found["rules"][title] = {}
@@ -215,13 +217,13 @@ def authority(quick):
     model, (n, steps) = rd.pretrained("digits"), (40, 10) if quick else SIZES["digits"]
     plan = rd.ddpm(model.process, rd.timegrid(model.process, steps))
     labels = torch.arange(n) % CLASSES["digits"]
-    images, features = real_pictures("digits")[0], classifier("digits").features
+    distance, _ = nearness("digits", n)
     found = {}
     for title, loss in RULES["digits"].items():
         rows = found[title] = {}
         for scale in (1.0, 1.25, 1.5, 2.0):
             x, _ = draw(model, plan, labels, SCG(loss, candidates=10, authority=scale))
-            rows[scale] = judged(x, labels, loss(x), lambda kept: frechet(kept, images, features))
+            rows[scale] = judged(x, labels, loss(x), distance)
             print(title, scale, rows[scale], flush=True)
     return found
 
