@@ -127,7 +127,7 @@ def few(runs, plan, prior, Z):
     how often a set of 500 runs would report a mean more than two of its own standard errors below 1.
     """
     rows = {}
-    for K, times in ((2, 200), (4, 400), (8, 200), (16, 200), (64, 60)):
+    for K, times in ((2, 100), (4, 200), (8, 100), (16, 100), (64, 20)):
         n = runs * times
         guide = FKSteering(rule, particles=K)
         rd.sample(prior, plan, shape=(n, 1), dtype=F64, policy=guide, batch_size=10_000,

@@ -46,7 +46,7 @@ RULES = {
         "JPEG of 950 bytes": rules.jpeg_size(950),
     },
 }
-SIZES = {"digits": (160, 16), "cifar10": (32, 12)}  # samples, steps
+SIZES = {"digits": (160, 16), "cifar10": (24, 10)}  # samples, steps
 CLASSES = {"digits": 10, "cifar10": 4}  # given in turn
 POOL, GROUPS = 8_000, 8
 COLOUR = ("none", "best of n", "SCG", "TreeG-SD, one beam", "FK")  # the colour network is slow
@@ -105,12 +105,13 @@ def scattered(x, labels):
 
 def judged(x, labels, J, distance):
     """Return loss, diversity (unscaled) and fidelity of samples, each with its standard error."""
-    n = len(x)
-    group = torch.arange(n) // len(labels.unique()) % GROUPS  # classes come in turn
+    n, classes = len(x), len(labels.unique())
+    groups = min(GROUPS, n // classes)
+    group = torch.arange(n) // classes % groups  # classes come in turn
 
     def jackknife(statistic):
-        without = torch.tensor([statistic(group != g) for g in range(GROUPS)], dtype=torch.float64)
-        return float((without - without.mean()).square().sum().mul((GROUPS - 1) / GROUPS).sqrt())
+        without = torch.tensor([statistic(group != g) for g in range(groups)], dtype=torch.float64)
+        return float((without - without.mean()).square().sum().mul((groups - 1) / groups).sqrt())
 
     every = torch.ones(n, dtype=torch.bool)
     row = {"loss": float(J.mean()), "loss_se": float(J.std()) / n**0.5}
