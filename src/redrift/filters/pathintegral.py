@@ -91,7 +91,8 @@ class PathIntegral:
         init: "twist", "oversample" or "prior": the first state. "twist" needs a Gaussian; with
             scope="particle" it is "oversample".
         oversample: candidates per particle for the first state.
-        rao_blackwell: report the mean of the noise-free ends of the window's paths.
+        rao_blackwell: report the mean of the noise-free ends of the window's paths: for linear models
+            exact to the window's memory, for others with a bias.
         threshold: effective share below which start="none" (or guide="none") resamples.
         scheme: of resampling.
         check: refuse windows that are too short to see the state (linear models).
