@@ -319,7 +319,8 @@ def plot(result, target):
 def points(axis, rows, measure):
     """Draw each method's loss against a measure, with a standard error of each."""
     for method, row in rows.items():
-        if row[measure] is None:
+        copies = "least ESS" in row and (row["least ESS"] < 3 or measure == "frechet")
+        if row[measure] is None or copies:  # of few plain samples, which distort the spread
             continue
         axis.errorbar(
             row[measure], row["loss"], row["loss_se"], row[f"{measure}_se"], fmt="o", ms=4
