@@ -251,6 +251,7 @@ def mutating(x):
         (lambda: FKSteering(rule, strength=0), "must be positive"),
         (lambda: FKSteering(rule, strength=math.inf), "positive and finite"),
         (lambda: FKSteering(rule, threshold=-0.1), "threshold must be at least 0"),
+        (lambda: FKSteering(rule, authority=1.5), "leaves the law that weights are for"),
         (lambda: SCG(rule, max_batch=0), "max_batch must be at least 1"),
         (lambda: FKSteering(rule, segments=split((1, 1, 8), 2)), "chosen one by one"),
         (lambda: TreeGSD(rule, beams=1, segments=split((1, 1, 8), 2)), "use SCG for segments"),

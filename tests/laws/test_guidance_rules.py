@@ -186,6 +186,10 @@ def test_authority_scales_the_noise_that_is_chosen_from():
         guide = Spy(lambda x: x[:, 0], candidates=3, active=(1.0, 0.0), authority=authority)
         rd.sample(model, plan, shape=(4, 2), dtype=F64, policy=guide, generator=generator(3))
     assert torch.allclose(1.5 * seen[0], seen[len(seen) // 2])
+    # draws of another law have no weights under the plan's
+    alone = SCG(lambda x: x[:, 0], candidates=1, authority=1.5)
+    rd.sample(model, plan, shape=(4, 2), dtype=F64, policy=alone, generator=generator(3))
+    assert alone.results[-1].weights is None
 
 
 @pytest.mark.slow

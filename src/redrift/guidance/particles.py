@@ -74,7 +74,7 @@ class Particles:
         active: (first, last) fractions of the horizon between which steps are guided. The last step
             always is: it costs nothing.
         every: guide every so many steps.
-        authority: scale of the noise among which is chosen; above 1 leaves the base law.
+        authority: scale of the noise among which is chosen; other than 1 leaves the law and the weights.
         decode: from clean samples to what the loss is of, such as a VAE's decoder.
         segments: guide parts of a canvas on their own (K = 1, "argmax").
         max_batch: most rows of one network call; proposals are asked in chunks, and a `Pooled` rule
@@ -141,6 +141,8 @@ class Particles:
             raise ValueError("strength and authority must be positive and finite.")
         if not (self.temper >= 0 and self.threshold >= 0):
             raise ValueError("temper and threshold must be at least 0.")
+        if self.authority != 1 and self.across == "weights":
+            raise ValueError("authority leaves the law that weights are for; use SCG or TreeG.")
         if self.segments is not None and (self.width > 1 or self.select != "argmax"):
             raise ValueError("segments are chosen one by one: particles=1, select='argmax'.")
 
@@ -148,14 +150,12 @@ class Particles:
     def weighted(self) -> bool:
         """Return whether the run has weights."""
         greedy = self.candidates > 1 and self.select == "argmax"
-        return not greedy and self.across != "top"
+        return not greedy and self.across != "top" and self.authority == 1
 
     @contextmanager
     def begin(self) -> Generator[Particles, None, None]:
         """Give a policy with fresh per-run state; its result is appended to `results` at the end."""
         run = copy.copy(self)
-        run._log_w = run._before = run._ended = None
-        run._step, run._generator = 0, None
         run._result = Guidance(evaluations=self.width)
         yield run
 
