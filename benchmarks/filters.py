@@ -359,6 +359,7 @@ def run_parts(parts, before, facts):
 def plot(result, path):
     """Draw error against processor time, one panel per problem."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     figure, axes = plt.subplots(3, 3, figsize=(12, 10))
     for axis, (name, problem) in zip(axes.flat, result["problems"].items()):
@@ -370,6 +371,7 @@ def plot(result, path):
         for r in problem["rows"]:
             if "Kalman" in r["filter"] and "error" in r:
                 axis.axhline(max(r["error"], 1e-4), lw=0.7, ls=":", color="gray")
+        axis.xaxis.set_minor_formatter(NullFormatter())  # labels of minor ticks run into each other
         axis.set_title(name, fontsize=10)
         axis.grid(alpha=0.3)
     axes[0, 0].legend(fontsize=8)
