@@ -45,7 +45,11 @@ def write(name, *, quick, out, parts=()):
     module = importlib.import_module(f"benchmarks.{name}")
     torch.manual_seed(benchmarks.SEED)
     facts = about()
-    result = module.run_parts(parts, newest(name).get("result", {}), facts) if parts else module.run(quick)
+    result = (
+        module.run_parts(parts, newest(name).get("result", {}), facts)
+        if parts
+        else module.run(quick)
+    )
     record = {"benchmark": name, "quick": quick, **facts, "result": result}
     text = json.dumps(record, indent=1) + "\n"
     path = out / f"{facts['date']}-{slug(facts)}-{name}.json"

@@ -3,15 +3,17 @@
 On each fresh hard mixture (VP), and on the shipped networks, `rd.calibrate` fits `rd.best_plan`'s grid to
 trajectories from its own noise; the plans are then scored as in the benchmark `solvers`, from noise
 that no fit has seen. diffusers' figure is its oracle: the best of all its configurations for each
-mixture, chosen after the fact.
+mixture, chosen after the fact. `pictures` compares Frechet distances of digits over sets of samples.
 """
 
+import statistics
 import time
 
 import torch
 
 import redrift as rd
-from benchmarks import SEED
+from benchmarks import SEED, frechet
+from benchmarks import _peers as peers
 from benchmarks import _problems as problems
 from benchmarks.__main__ import newest
 from benchmarks.solvers import FIGURES, SHOWN, diffusers_best, mean, ours_with, recall, rounded
@@ -23,6 +25,8 @@ KINDS = {"best_plan": None, "calibrated": False, "calibrated, coefficients": Tru
 
 def run(quick):
     out = {"hard-vp": table("hard-vp", (6, 10) if quick else BUDGETS, quick)}
+    if not quick:
+        out["pictures"] = pictures()
     for name, budgets in NETWORKS.items():
         if not quick or name == "digits":
             out[name] = table(name, (6,) if quick else budgets, quick)
@@ -32,9 +36,45 @@ def run(quick):
 def run_parts(parts, before, facts):
     """Run some problems and take the others from a result."""
     recall(newest("solvers")["result"])
-    budgets = {"hard-vp": BUDGETS, **NETWORKS}
-    done = {name: {**table(name, budgets[name], False), "measured": facts} for name in parts}
-    return {name: done.get(name, before.get(name)) for name in budgets if name in {*done, *before}}
+    budgets, done = {"hard-vp": BUDGETS, **NETWORKS}, dict(before)
+    for name in parts:
+        found = pictures() if name == "pictures" else table(name, budgets[name], False)
+        done[name] = {**found, "measured": facts}
+    return done
+
+
+def pictures(budgets=(6, 10), sets=5, samples=400):
+    """Return mean and standard error over sets of samples of the Frechet distance of digits.
+
+    diffusers is the configuration with the smallest median defect in the newest result of `solvers`.
+    """
+    record, problem = newest("solvers")["result"], problems.problem("digits")
+    images, labels = frechet.real_pictures("digits")
+    features = frechet.classifier("digits").features
+    seen, g = frechet.mapped(images, features), torch.Generator().manual_seed(SEED + 11)
+    out = {"budgets": list(budgets), "samples": samples, "sets": sets}
+    for budget in budgets:
+        best = record["problems"]["digits"]["best"][record["budgets"].index(budget)]
+        name = best["config"]["median"]
+        config = next(c for c in peers.configs() if c.name == name)
+        plans = {"best_plan": rd.best_plan(problem.model.process, budget),
+                 "calibrated": fitted(problem, budget, False)}  # fmt: skip
+        rows = {key: [] for key in (*plans, name)}
+        for _ in range(sets):
+            pick = frechet.halves(len(images), samples, labels, generator=g)[0]
+            noise = torch.randn(samples, *problem.model.card["shape"], generator=g)
+            drawn = {
+                k: frechet.sampled(problem.model, p, noise, labels[pick]) for k, p in plans.items()
+            }
+            drawn[name] = frechet.imitated(problem.model, noise, labels[pick], budget, config)
+            for key, x in drawn.items():
+                rows[key].append(frechet.frechet(frechet.mapped(x, features), seen))
+        out[str(budget)] = {
+            key: [rounded(statistics.mean(row)), rounded(statistics.stdev(row) / sets**0.5)]
+            for key, row in rows.items()
+        }
+        print(f"pictures {budget}: {out[str(budget)]}", flush=True)
+    return out
 
 
 def table(name, budgets, quick):
@@ -94,6 +134,7 @@ def fitted(problem, budget, coefficients):
 def plot(result, path):
     from matplotlib import pyplot
 
+    result = {name: found for name, found in result.items() if name != "pictures"}
     figure, axes = pyplot.subplots(1, len(result), figsize=(4.2 * len(result), 3.6), squeeze=False)
     for axis, (name, found) in zip(axes[0], result.items(), strict=True):
         axis.loglog(found["budgets"], found["diffusers"]["median"], color="0.35", lw=2,

@@ -1,11 +1,12 @@
 """Collages of the textures model beside independent pieces, averaging and outpainting.
 
 Quality: FFD+, the Frechet distance of random training-size crops to crops of the training pictures
-over the features of a classifier that tells quarters of those pictures apart, for canvases of one length. Seams: the energy
-distance between windows centred where pieces end and windows centred inside, over the jumps between
-their middle columns and over the same features, with the p-value of swapping the two within each
-canvas. Cost: processor time a step, the batched cost of its windows and overlaps alone, and peak
-memory, against the number of pieces; time of a whole run beside both outpaintings.
+over the features of a classifier that tells quarters of those pictures apart, for canvases of one
+length. Seams: the energy distance between windows centred where pieces end and windows centred
+inside, over the jumps between their middle columns and over the same features, with the p-value of
+swapping the two within each canvas. Cost: processor time a step, the batched cost of its windows and
+overlaps alone, and peak memory, against the number of pieces; time of a whole run beside both
+outpaintings.
 """
 
 import json

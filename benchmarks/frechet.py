@@ -23,6 +23,7 @@ from benchmarks import _problems as problems
 from benchmarks.solvers import PLANS, mean, plan, rounded, shipped
 from redrift.metrics import frechet, frechet_floor
 from redrift.metrics.frechet import halves
+from redrift.pretrained import classifier
 
 FRECHET_PLANS = ("best_plan", "DDIM", "DEIS 3", "RES 2S")
 CONFIGS = (
@@ -60,9 +61,7 @@ def frechet_table(name: str, quick: bool) -> dict | None:
     real = real_pictures(name)
     if real is None:
         return None
-    import importlib
-
-    features = importlib.import_module("redrift.pretrained").classifier(name).features
+    features = classifier(name).features
     model = problems.shipped(name)
     images, labels = real
     half = 400 if quick else len(images) // 2
@@ -135,8 +134,12 @@ def real_pictures(name: str) -> tuple[Tensor, Tensor] | None:
 
 
 def drawn(model, noise: Tensor, label: Tensor, budget: int, options: dict | None) -> Tensor:
+    """Sample pictures by the plan that the options ask for."""
+    return sampled(model, plan(model.process, budget, options), noise, label)
+
+
+def sampled(model, made: rd.Plan, noise: Tensor, label: Tensor) -> Tensor:
     """Sample pictures by a plan."""
-    made = plan(model.process, budget, options)
     x = rd.sample(model, made, x=noise.to(model.device), cond={"label": label.to(model.device)},
                   batch_size=200)  # fmt: skip
     return (x / float(model.process.signal(made.times[-1]))).clamp(-1, 1).cpu()

@@ -103,7 +103,7 @@ def run(quick):
         show(f"defect on {type(process).__name__}", table, budgets)
     for name in ("digits", "digits-cld", "digits-blur"):
         if name in names():
-            found = distances(name, (20, 50) if quick else (20, 30, 50), 300 if quick else 1000)
+            found = distances(name, (20, 50) if quick else (20, 30, 50), 300 if quick else 500)
             result["frechet"][name] = found
             show(f"Frechet distance, {name} (real to real {found['floor']:.2f})", found["table"],
                  (20, 50) if quick else (20, 30, 50))  # fmt: skip
