@@ -359,7 +359,6 @@ def run_parts(parts, before, facts):
 def plot(result, path):
     """Draw error against processor time, one panel per problem."""
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import NullFormatter
 
     figure, axes = plt.subplots(3, 3, figsize=(12, 10))
     for axis, (name, problem) in zip(axes.flat, result["problems"].items()):
