@@ -370,9 +370,7 @@ def plot(result, path):
         for r in problem["rows"]:
             if "Kalman" in r["filter"] and "error" in r:
                 axis.axhline(max(r["error"], 1e-4), lw=0.7, ls=":", color="gray")
-        axis.xaxis.set_minor_formatter(
-            NullFormatter()
-        )  # labels of minor ticks run into each other
+        axis.tick_params(axis="x", which="minor", labelsize=6, rotation=60)
         axis.set_title(name, fontsize=10)
         axis.grid(alpha=0.3)
     axes[0, 0].legend(fontsize=8)
