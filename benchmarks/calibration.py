@@ -16,7 +16,7 @@ from benchmarks import SEED, frechet
 from benchmarks import _peers as peers
 from benchmarks import _problems as problems
 from benchmarks.__main__ import newest
-from benchmarks.solvers import FIGURES, SHOWN, diffusers_best, mean, ours_with, recall, rounded
+from benchmarks.solvers import FIGURES, SHOWN, diffusers_best, mean, ours_with, rounded
 
 BUDGETS = (5, 6, 8, 10, 12, 15, 20)
 NETWORKS = {"digits": (5, 6, 8, 10, 15, 20), "cifar10": (6, 10)}
@@ -35,7 +35,7 @@ def run(quick):
 
 def run_parts(parts, before, facts):
     """Run some problems and take the others from a result."""
-    recall(newest("solvers")["result"])
+    peers.recall(newest("solvers")["result"])
     budgets, done = {"hard-vp": BUDGETS, **NETWORKS}, dict(before)
     for name in parts:
         found = pictures() if name == "pictures" else table(name, budgets[name], False)

@@ -143,7 +143,7 @@ def field(name: str, budget: int, quick: bool = False) -> dict[str, dict]:
     problem = cached(name, quick)
     todo = peers.configs(problem.schedule, quick)
     if problem.like:
-        like = EARLIER.get((problem.like, budget)) or field(problem.like, budget, quick)
+        like = peers.EARLIER.get((problem.like, budget)) or field(problem.like, budget, quick)
         chosen = finalists(like, todo, FEW)
         scores = {c.name: {"failure": f"not run: behind on {problem.like}"} for c in todo}
     elif problem.screen:
@@ -155,21 +155,6 @@ def field(name: str, budget: int, quick: bool = False) -> dict[str, dict]:
         scores, chosen = {}, {c.name for c in todo}
     done = {c.name: theirs(problem, budget, c) for c in todo if c.name in chosen}
     return {**scores, **done}
-
-
-EARLIER: dict[tuple[str, int], dict] = {}  # figures by problem and budget, from an earlier result
-
-
-def recall(result: dict) -> None:
-    """Take an earlier result's figures of diffusers as those of a problem that others are like."""
-    for name, found in result["problems"].items():
-        for i, budget in enumerate(result["budgets"]):
-            rows = EARLIER[name, budget] = {}
-            for config, cells in found["diffusers"].items():
-                text = [cells[figure].split()[i].lstrip("~") for figure in SHOWN]
-                end = 0.0 if config.endswith("to zero") else 1.0
-                good = {"end": end, **{f: [float(v)] for f, v in zip(SHOWN, text) if v != "-"}}
-                rows[config] = good if "-" not in text else {"failure": "failed"}
 
 
 def finalists(scores: dict[str, dict], todo: tuple, count: int) -> set[str]:
@@ -238,7 +223,7 @@ def run_parts(parts: tuple[str, ...], before: dict, facts: dict) -> dict:
     The part "best_plan" measures that plan anew beside the recorded figures of diffusers, where the
     recorded samples are those that this machine would draw.
     """
-    recall(before)
+    peers.recall(before)
     done = dict(before["problems"])
     for name in [n for n in done if "best_plan" in parts and matches(n, done[n])]:
         rows = [ours(cached(name, False), budget, None) for budget in before["budgets"]]
