@@ -259,6 +259,24 @@ def waiting(quick):
     return found
 
 
+def factors(quick):
+    """Return the losses of SCG, of best of n and without guidance over four times the digits."""
+    model, (n, steps) = rd.pretrained("digits"), (40, 10) if quick else (640, SIZES["digits"][1])
+    plan = rd.ddpm(model.process, rd.timegrid(model.process, steps))
+    labels = torch.arange(n) % CLASSES["digits"]
+    found = {"samples": n, "steps": steps, "rules": {}}
+    for title, loss in RULES["digits"].items():
+        rows = found["rules"][title] = {}
+        for name, policy in {"none": BestOfN(loss, 1), "best of n": BestOfN(loss, DRAWS),
+                             "SCG": SCG(loss, candidates=10)}.items():  # fmt: skip
+            x, evaluations = draw(model, plan, labels, policy, seed=1000)
+            values = loss(x).double()
+            row = {"loss": float(values.mean()), "se": float(values.std()) / n**0.5}
+            rows[name] = row | {"evaluations": evaluations}
+            print(title, name, rows[name], flush=True)
+    return found
+
+
 PARTS = {
     "tilted": lambda quick: _tilted.table(100 if quick else 500),
     "waiting": waiting,
@@ -266,6 +284,7 @@ PARTS = {
     "cifar10": lambda quick: compare("cifar10", quick),
     "candidates": against_candidates,
     "authority": authority,
+    "factors": factors,
 }
 
 
