@@ -598,7 +598,7 @@ BUGS = [
     bug(
         "PIS: no warning of collapsed weights",
         "control/pis.py",
-        "if warn and n >= 100 and weights.concern:",
+        "if warn and n >= 100:",
         "if False:",
         "test_pis_honesty.py::test_collapsed_weights_warn_with_a_way_out",
     ),
