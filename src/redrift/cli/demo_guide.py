@@ -7,14 +7,16 @@ from pathlib import Path
 
 from PIL import Image
 
-from redrift.cli.guide import find_rule, guided, noisy_plan
+from redrift.cli.guide import guided, noisy_plan
 from redrift.cli.pictures import grid, save_picture, stack
 from redrift.cli.report import Report
 from redrift.cli.sampling import condition
+from redrift.guidance import rules
 from redrift.pretrained import names, pretrained
 
 _MODEL = "digits"
-_RULES = {"symmetry": None, "components": 2.0}
+# digits have a dark ground, so a pixel is bright above the middle
+_RULES = {"symmetry": rules.symmetry(0.0), "components": rules.components(2, 0.0)}
 _METHODS = {"unguided": "best-of-n", "best of n": "best-of-n", "SCG": "scg", "FK": "fk"}
 
 
@@ -34,19 +36,18 @@ def run(report: Report, out: Path, *, quick: bool) -> dict[str, dict[str, float]
     sampled = {"shape": (n, *model.card["shape"]), "cond": condition(model, n, None)}
     losses: dict[str, dict[str, float]] = {}
     strips: list[tuple[str, Image.Image]] = []
-    for rule, target in _RULES.items():
-        row = losses[rule] = {}
+    for name, rule in _RULES.items():
+        row = losses[name] = {}
         for title, method in _METHODS.items():
             candidates = 1 if title == "unguided" else 4 if quick else 8
             x, found = guided(
-                model, plan, method, find_rule(rule, target), candidates, 30.0, {}, sampled,
-                report.generators(n),
-            )  # fmt: skip
+                model, plan, method, rule, candidates, 30.0, {}, sampled, report.generators(n)
+            )
             row[title] = float(found.loss.mean())
             report.print(
-                f"{rule:10s} {title:10s} {found.evaluations:5d} evaluations   loss {row[title]:.4f}"
+                f"{name:10s} {title:10s} {found.evaluations:5d} evaluations   loss {row[title]:.4f}"
             )
-            strips.append((f"{rule}, {title}\nloss {row[title]:.3f}", grid(x, columns=16)))
+            strips.append((f"{name}, {title}\nloss {row[title]:.3f}", grid(x, columns=16)))
     save_picture(stack(strips), out / "guide.png")
     report.print(f"wrote {out / 'guide.png'}")
     report.print(f"guidance: {time.perf_counter() - started:.1f} s\n")
