@@ -208,6 +208,7 @@ def plot(result, path):
         for error in result["published"].get(name, {}).values():
             axis.axvline(error, color="#d1495b", linestyle=":", linewidth=1)
         axis.set(xscale="log", title=name, xlabel="|error of log Z|")
+        axis.xaxis.set_minor_formatter("")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
