@@ -37,8 +37,8 @@ class EMA:
     def update(self, net: nn.Module) -> None:
         """Move the average towards the parameters of `net`."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        mine, theirs = list(self.net.parameters()), list(net.parameters())
-        torch._foreach_lerp_(mine, theirs, 1 - decay)
+        for mine, theirs in zip(self.net.parameters(), net.parameters(), strict=True):
+            mine.lerp_(theirs, 1 - decay)
         for mine, theirs in zip(self.net.buffers(), net.buffers(), strict=True):
             mine.copy_(theirs)
         self.updates += 1
