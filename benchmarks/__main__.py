@@ -27,7 +27,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="fewer repetitions: a smoke test")
     parser.add_argument(
         "--part", action="append", default=[], metavar="PART",
-        help="of solvers, calibration or guidance: run this part, take the others from the newest result",
+        help="run this part of a benchmark that has parts, take the others from the newest result",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, default=FOLDER / "results", metavar="DIR")
     options = parser.parse_args()
@@ -43,6 +43,8 @@ def main():
 def write(name, *, quick, out, parts=()):
     """Run one benchmark; write `<date>-<hardware>-<name>.json` and, with matplotlib, a plot."""
     module = importlib.import_module(f"benchmarks.{name}")
+    if parts and not hasattr(module, "run_parts"):
+        raise SystemExit(f"{name} has no parts: leave --part out")
     torch.manual_seed(benchmarks.SEED)
     facts = about()
     result = (

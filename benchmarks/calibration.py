@@ -58,7 +58,8 @@ def pictures(budgets=(6, 10), sets=5, samples=400):
         name = best["config"]["median"]
         config = next(c for c in peers.configs() if c.name == name)
         plans = {"best_plan": rd.best_plan(problem.model.process, budget),
-                 "calibrated": fitted(problem, budget, False)}  # fmt: skip
+                 "calibrated": fitted(problem, budget, False),
+                 "60 evaluations": rd.best_plan(problem.model.process, 60)}  # fmt: skip
         rows = {key: [] for key in (*plans, name)}
         for _ in range(sets):
             pick = frechet.halves(len(images), samples, labels, generator=g)[0]
@@ -137,8 +138,9 @@ def plot(result, path):
     result = {name: found for name, found in result.items() if name != "pictures"}
     figure, axes = pyplot.subplots(1, len(result), figsize=(4.2 * len(result), 3.6), squeeze=False)
     for axis, (name, found) in zip(axes[0], result.items(), strict=True):
-        axis.loglog(found["budgets"], found["diffusers"]["median"], color="0.35", lw=2,
-                    label="diffusers, best of all")  # fmt: skip
+        for style, kind in (("-", "median"), (":", "p90")):
+            axis.loglog(found["budgets"], found["diffusers"][kind], style, color="0.35", lw=2,
+                        label="diffusers, best of all" if style == "-" else None)  # fmt: skip
         for color, kind in zip(("C3", "C0", "C2"), KINDS):
             for figure_name, style in (("median", "-"), ("p90", ":")):
                 values = found["redrift"][kind][figure_name]

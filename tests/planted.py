@@ -380,7 +380,7 @@ BUGS = [
     bug(
         "systematic resampling on a comb that does not move",
         "measure/resampling.py",
-        "_uniform(len(w), 1, w, generator)",
+        "uniforms(len(w), 1, w, generator)",
         "torch.full((len(w), 1), 0.5)",
         "test_resampling.py::test_resampling_is_unbiased[systematic-4]",
     ),
@@ -750,7 +750,7 @@ BUGS = [
     bug(
         "guidance gives ties to the first",
         "guidance/choices.py",
-        "return torch.where(tied, uniform(score, generator), -1.0).argmax(2)",
+        "return torch.where(tied, own_uniform(score, generator), -1.0).argmax(2)",
         "return score.argmin(2)",
         "test_guidance.py::test_ties_are_drawn_and_repeat_with_the_seed",
     ),
@@ -864,8 +864,8 @@ BUGS = [
     bug(
         "guidance draws candidates by the inverse potential",
         "guidance/choices.py",
-        "return (-score - (-uniform(score, generator).log()).log()).argmax(2)",
-        "return (score - (-uniform(score, generator).log()).log()).argmax(2)",
+        "return (-score - (-own_uniform(score, generator).log()).log()).argmax(2)",
+        "return (score - (-own_uniform(score, generator).log()).log()).argmax(2)",
         "test_guidance_weights.py::test_the_normalising_constant_is_that_of_the_chain[weighted SVDD]",
     ),
     bug(

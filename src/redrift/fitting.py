@@ -17,7 +17,8 @@ from torch import Tensor
 
 from redrift.denoise import Denoiser
 from redrift.process import Process
-from redrift.solvers import Ask, Plan, walk
+from redrift.solvers import Plan, walk
+from redrift.solvers.loop import answered
 from redrift.solvers.warp import warped
 
 Build = Callable[[Process, Tensor], Plan]
@@ -43,13 +44,7 @@ def follow(model: Denoiser, plan: Plan, z: Tensor) -> Tensor:
     """Walk a deterministic plan from the modal state z, keeping gradients."""
     process = plan.process
     steps = walk(plan.rows, z, modes=process.modes, history=plan.history)
-    try:
-        request = next(steps)
-        while True:
-            assert isinstance(request, Ask)
-            request = steps.send(model.ask(request.z, request.level, plan.wants))
-    except StopIteration as stop:
-        return stop.value
+    return answered(steps, lambda z, level: model.ask(z, level, plan.wants))
 
 
 def distances(found: Tensor, exact: Tensor) -> Tensor:

@@ -26,10 +26,10 @@ from redrift._core.linalg import apply, combine, inverse, product
 from redrift._core.rng import Generators, normal
 from redrift.denoise import Denoiser
 from redrift.process import Level, Process, ScalarProcess, timegrid
-from redrift.solvers import Ask, Plan, walk
+from redrift.solvers import Plan, walk
 from redrift.solvers.coefficients import constant
 from redrift.solvers.exprk import RungeKutta
-from redrift.solvers.loop import terms
+from redrift.solvers.loop import answered, terms
 from redrift.solvers.plan import Rows
 
 _CHUNK = 64  # coordinates whose derivatives are taken at once by the exact trace
@@ -69,13 +69,7 @@ def encode(
     process = plan.process
     steps = walk(rows, process.to(x), modes=process.modes, history=plan.history)
     with model.begin(**(cond or {})) as run:
-        try:
-            request = next(steps)
-            while True:
-                assert isinstance(request, Ask)
-                request = steps.send(run.ask(request.z, request.level, plan.wants))
-        except StopIteration as stop:
-            return process.back(stop.value)
+        return process.back(answered(steps, lambda z, level: run.ask(z, level, plan.wants)))
 
 
 @torch.no_grad()

@@ -189,7 +189,7 @@ def test_two_resampled_particles_are_unbiased_by_enumeration(monkeypatch, thresh
         chance.mul_(torch.where(side, turn, 1 - turn))
         return torch.where(side, turn / 2, (1 + turn) / 2)[:, None]
 
-    monkeypatch.setattr(resampling, "_uniform", uniform)
+    monkeypatch.setattr(resampling, "uniforms", uniform)
     monkeypatch.setattr(particles, "normal", lambda *a, **k: next(noises).reshape(-1, 1))
     guide = FKSteering(
         lambda x: 0.3 * rule(x), particles=2, potential=potential, threshold=threshold, end="best"

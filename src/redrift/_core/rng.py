@@ -50,6 +50,17 @@ def normal(
     return torch.cat([draw.to(device) for draw in draws])
 
 
+def uniform(
+    shape: Sequence[int],
+    generator: Generators = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Draw numbers uniform on (0, 1), from as many normal ones; arguments as for `normal`."""
+    return torch.special.ndtr(normal(shape, generator, dtype=dtype, device=device))
+
+
 def split(generator: Generators, start: int, stop: int) -> Generators:
     """Return the generators of samples start to stop - 1; a single one serves every sample."""
     if generator is None or isinstance(generator, torch.Generator):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from redrift._core.errors import whole
-from redrift._core.rng import normal
+from redrift._core.rng import normal, uniform
 
 Density = Callable[[Tensor], tuple[Tensor, Tensor]]  # x -> log-density (B,), gradient (B, dim)
 
@@ -59,7 +59,7 @@ def move(
         new, g = density(y)
         q = q + step * g / 2
     gain = new - value + (p * p - q * q).sum(-1) / 2
-    u = torch.special.ndtr(normal((len(x),), generator, dtype=x.dtype, device=x.device)).log()
+    u = uniform((len(x),), generator, dtype=x.dtype, device=x.device).log()
     # a leap out of the support, or one that overflows, has gain NaN or -inf and is refused
     take = u < gain
     keep = take[:, None]

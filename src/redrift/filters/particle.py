@@ -23,7 +23,7 @@ from redrift.filters.law import Law, select, share_of
 from redrift.filters.sensors import Reading
 from redrift.filters.statespace import StateSpace
 from redrift.measure import resample
-from redrift.measure.resampling import _uniform, comb
+from redrift.measure.resampling import comb, uniforms
 
 
 class Datum(NamedTuple):
@@ -151,7 +151,7 @@ def ancestors(w: Tensor, n: int, scheme: str, generator: Generators) -> Tensor:
     """Draw n ancestors (B, n) by weights (B, N) that are known to be sound."""
     w = w.detach()
     if scheme == "systematic":
-        return comb(w, n, _uniform(len(w), 1, w, generator))
+        return comb(w, n, uniforms(len(w), 1, w, generator))
     return resample(w.log(), n, scheme, generator)
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from redrift._core.rng import Generators, normal
+from redrift._core.rng import Generators, normal, uniform
 
 
 def least(score: Tensor, generator: Generators) -> Tensor:
     """Return the index (B, K) of the least of scores (B, K, n)."""
     tied = score == score.amin(2, keepdim=True)
-    return torch.where(tied, uniform(score, generator), -1.0).argmax(2)
+    return torch.where(tied, own_uniform(score, generator), -1.0).argmax(2)
 
 
 def drawn(score: Tensor, generator: Generators) -> Tensor:
     """Return an index (B, K) drawn from exp(-score), scores (B, K, n), by Gumbel's way."""
-    return (-score - (-uniform(score, generator).log()).log()).argmax(2)
+    return (-score - (-own_uniform(score, generator).log()).log()).argmax(2)
 
 
 def lowest(score: Tensor, count: int, generator: Generators) -> Tensor:
@@ -28,8 +28,7 @@ def lowest(score: Tensor, count: int, generator: Generators) -> Tensor:
     return order.gather(1, score.gather(1, order).argsort(dim=1, stable=True))[:, :count]
 
 
-def uniform(score: Tensor, generator: Generators) -> Tensor:
+def own_uniform(score: Tensor, generator: Generators) -> Tensor:
     """Draw uniform numbers in the shape of scores (B, K, n), a sample's by its own generator."""
     B, K, n = score.shape
-    normals = normal((B * K, n), generator, dtype=torch.float64)
-    return torch.special.ndtr(normals).reshape(score.shape)
+    return uniform((B * K, n), generator, dtype=torch.float64).reshape(score.shape)

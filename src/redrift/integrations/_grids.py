@@ -168,3 +168,9 @@ def rho_of(level: Level, predicts: str) -> float:
     """Return what diffusers calls sigma: the noise over the signal, the noise itself on flow."""
     signal, root = float(level.signal), float(level.root)
     return root if predicts == "flow" else root / signal
+
+
+def is_default(sigmas: tuple[float, ...]) -> bool:
+    """Say whether this is the grid that pipelines make when the user gave a number of steps."""
+    n = len(sigmas)
+    return all(abs(s - (1 - i / n)) < 1e-5 for i, s in enumerate(sigmas))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from redrift._core.errors import choose, whole
 from redrift._core.optional import need
-from redrift.integrations._grids import INTEGERS, Grids, rho_of
+from redrift.integrations._grids import INTEGERS, Grids, is_default, rho_of
 from redrift.integrations._program import Program, Run, compile_plan, enter
 from redrift.integrations._schedule import (
     complete,
@@ -225,7 +225,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
             whole(name, value)
         else:
             value = tuple(decreasing(name, value))  # pyright: ignore[reportArgumentType]
-            if name == "sigmas" and self.predicts == "flow" and _is_default(value):
+            if name == "sigmas" and self.predicts == "flow" and is_default(value):
                 name, value = "num_inference_steps", len(value)
             key = (name, value, mu)
         if key not in self._programs:
@@ -397,9 +397,3 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
     def __len__(self) -> int:
         """Return the length of the noise schedule."""
         return self.config.num_train_timesteps
-
-
-def _is_default(sigmas: tuple[float, ...]) -> bool:
-    """Say whether this is the grid that pipelines make when the user gave a number of steps."""
-    n = len(sigmas)
-    return all(abs(s - (1 - i / n)) < 1e-5 for i, s in enumerate(sigmas))

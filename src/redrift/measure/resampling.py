@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from redrift._core.errors import choose, whole
-from redrift._core.rng import Generators, normal
+from redrift._core.rng import Generators, uniform
 
 _MANY = 2048  # teeth from which counting is faster than searching
 
@@ -38,7 +38,7 @@ def systematic(log_w: Tensor, n: int, generator: Generators = None) -> Tensor:
         ValueError: if a row has no weight at all, or NaN, or +inf.
     """
     rows, w = _rows(log_w, n)
-    return comb(w, n, _uniform(len(w), 1, w, generator)).reshape(*rows, n)
+    return comb(w, n, uniforms(len(w), 1, w, generator)).reshape(*rows, n)
 
 
 def comb(w: Tensor, n: int, shift: Tensor) -> Tensor:
@@ -69,14 +69,14 @@ def comb(w: Tensor, n: int, shift: Tensor) -> Tensor:
 def stratified(log_w: Tensor, n: int, generator: Generators = None) -> Tensor:
     """Draw n ancestors, one in each n-th of the cumulated weight; arguments as `systematic`."""
     rows, w = _rows(log_w, n)
-    points = (torch.arange(n, device=w.device) + _uniform(len(w), n, w, generator)) / n
+    points = (torch.arange(n, device=w.device) + uniforms(len(w), n, w, generator)) / n
     return _invert(w, points).reshape(*rows, n)
 
 
 def multinomial(log_w: Tensor, n: int, generator: Generators = None) -> Tensor:
     """Draw n independent ancestors; arguments as `systematic`, and ascending as there."""
     rows, w = _rows(log_w, n)
-    points = _uniform(len(w), n, w, generator).sort(-1).values
+    points = uniforms(len(w), n, w, generator).sort(-1).values
     return _invert(w, points).reshape(*rows, n)
 
 
@@ -93,7 +93,7 @@ def residual(log_w: Tensor, n: int, generator: Generators = None) -> Tensor:
     slots = torch.arange(n, dtype=w.dtype, device=w.device).expand(len(w), n).contiguous()
     given = torch.searchsorted(fixed, slots, right=True)
     none_left = remainder.sum(-1, keepdim=True) == 0
-    drawn = _invert(torch.where(none_left, w, remainder), _uniform(len(w), n, w, generator))
+    drawn = _invert(torch.where(none_left, w, remainder), uniforms(len(w), n, w, generator))
     return torch.where(slots < fixed[:, -1:], given, drawn).reshape(*rows, n)
 
 
@@ -147,9 +147,9 @@ def _rows(log_w: Tensor, n: int) -> tuple[torch.Size, Tensor]:
     return log_w.shape[:-1], flat.double().softmax(-1)
 
 
-def _uniform(rows: int, n: int, like: Tensor, generator: Generators) -> Tensor:
-    draws = normal((rows, n), generator, dtype=like.dtype, device=like.device)
-    return torch.special.ndtr(draws)
+def uniforms(rows: int, n: int, like: Tensor, generator: Generators) -> Tensor:
+    """Draw uniform numbers (rows, n) of the dtype and device of `like`."""
+    return uniform((rows, n), generator, dtype=like.dtype, device=like.device)
 
 
 def _invert(w: Tensor, points: Tensor) -> Tensor:

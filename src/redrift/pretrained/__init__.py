@@ -47,7 +47,7 @@ def classifier(name: str, *, dtype: torch.dtype = torch.float32) -> Classifier:
     """Load the small classifier that was trained on a shipped model's data.
 
     Args:
-        name: of the data, "digits" or "cifar10".
+        name: of the data, "digits", "cifar10" or "textures".
         dtype: the network computes in.
 
     Returns:
@@ -71,7 +71,7 @@ def classifier_card(name: str) -> dict[str, Any]:
     """Return the card of a classifier: its data, licence and accuracy.
 
     Args:
-        name: of the data, "digits" or "cifar10".
+        name: of the data, "digits", "cifar10" or "textures".
 
     Raises:
         ValueError: if there is no such classifier; it lists the near ones.

@@ -2,11 +2,12 @@ r"""One documented default per budget.
 
 Below 50 evaluations the grid matters more than the method: the defaults are Adams plans on v in the
 angle, whose kernel is bounded at both ends, on time grids fitted offline by `training/best_plan.py`
-to mixtures of two kinds in several dimensions, with a loss half of which is the worst tenth. Budgets
-between the fitted ones take the grid between theirs.
+to mixtures of several kinds and dimensions (on VP, below 50 evaluations, also to the network
+`textures`), with a loss half of which is the worst tenth. Budgets between the fitted ones take the
+grid between theirs.
 
 The grids were fitted for sigma / alpha from 150 to .01 (discrete VP models) and from 80 to .002 (EDM)
-and are stretched to other ends. They are fitted to no network: `redrift.calibration` fits yours.
+and are stretched to other ends. `redrift.calibration` fits a grid to your own network.
 """
 
 from __future__ import annotations

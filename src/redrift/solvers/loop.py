@@ -109,6 +109,19 @@ def walk(
     return z
 
 
+def answered(
+    steps: Generator[Ask | Law, Tensor | Move, Tensor], predict: Callable[[Tensor, Level], Tensor]
+) -> Tensor:
+    """Answer every request of a deterministic walk by a prediction; return its last state."""
+    try:
+        request = next(steps)
+        while True:
+            assert isinstance(request, Ask)
+            request = steps.send(predict(request.z, request.level))
+    except StopIteration as stop:
+        return stop.value
+
+
 def _and_last(rows: Iterable[Row]) -> Iterator[tuple[Row, bool]]:
     """Pair each row with whether it is the last."""
     ahead = iter(rows)
