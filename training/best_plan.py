@@ -2,9 +2,9 @@
 
 The training problems are mixtures of three kinds in several dimensions: narrow, smooth, and with the
 spread of scales that pictures have, without which a grid skips the noise levels where their large
-shapes are decided. A trained network, `textures` on small crops, keeps long grids from leaning on how
-smooth exact denoisers are. The loss sees the tail. Held-out problems, printed at the end, take no part in
-the fit; nor do the networks of the benchmark.
+shapes are decided; and trained networks, which weigh as much as the mixtures together: long grids
+otherwise lean on how smooth exact denoisers are. The loss sees the tail. Held-out problems, printed
+at the end, take no part in the fit; nor do the networks of the benchmark.
 """
 
 import argparse
@@ -34,6 +34,11 @@ TRAIN = [(16, 8, NARROW, 11), (40, 32, NARROW, 13), (6, 3, NARROW, 14), (4, 8, S
          (24, 48, SPECTRUM, 16), (12, 32, SPECTRUM, 17)]  # fmt: skip
 HELD_OUT = [(16, 8, NARROW, 21), (16, 8, NARROW, 22), (40, 32, NARROW, 23), (4, 8, SMOOTH, 24),
             (24, 48, SPECTRUM, 25)]  # fmt: skip
+NETWORKS_SHARE = 0.5  # of the loss
+SMOOTH_FROM, KNOTS = 12, 10  # budgets from which the grid is smooth, and its parameters
+# methods tried: order, corrector
+SHORT = ((3, False), (4, False), (2, True))
+LONG = ((4, False), (3, True))
 
 
 def mixture(process, components, dim, width, seed):
@@ -67,29 +72,35 @@ def trajectories(process, problem, ends, n, seed):
     return Trajectories(model, first, last)
 
 
-def network(process, ends, n, seed):
-    """Return trajectories of the shipped textures, read under a process whose time is sigma / alpha."""
-    vp = rd.pretrained("textures")
-    label = torch.arange(n) % vp.card["classes"]
+def network(name, process, ends, n, seed, device):
+    """Return trajectories of a network under a process whose time is sigma / alpha.
+
+    `name` is that of a shipped model or the path of one; `textures` is taken at half its size.
+    """
+    vp = (rd.load if Path(name).suffix else rd.pretrained)(name).to(device)
+    size = (3, 16, 16) if name == "textures" else tuple(vp.card["shape"])
+    label = (torch.arange(n) % vp.card["classes"]).to(device)
 
     def told(x, t):
         with vp.begin(label=label) as run:
             time = run.process.unclock(-t[0].double().log())
-            z = (x * run.process.alpha(time)).float()
+            z = (x * run.process.alpha(time).to(x)).float()
             return run.ask(z, run.process.level(time), "x0").to(x)
 
     model = rd.Denoiser(told, process, "x0")
     g = torch.Generator().manual_seed(seed)
-    first = ends[0] * torch.randn(n, 3, 16, 16, generator=g, dtype=F64)
-    grid = rd.timegrid(process, 150, "logsnr", start=ends[0], stop=ends[1])
+    first = (ends[0] * torch.randn(n, *size, generator=g, dtype=F64)).to(device)
+    grid = rd.timegrid(process, 200, "logsnr", start=ends[0], stop=ends[1])
     with torch.no_grad():
         last = follow(model, rd.deis(process, grid, order=3, variable="logrho"), first)
     return Trajectories(model, first, last)
 
 
-def builder(order):
+def builder(order, corrector):
     """Return the function from process and times to a plan."""
-    return lambda process, times: rd.deis(process, times, order=order, wants="v", starter=False)
+    return lambda process, times: rd.deis(
+        process, times, order=order, corrector=corrector, wants="v", starter=False
+    )
 
 
 def score(build, tasks, times):
@@ -100,65 +111,90 @@ def score(build, tasks, times):
     return [(float(e.median()), float(e.quantile(0.9))) for e in errors]
 
 
-def show(name, scores):
-    """Print geometric means over tasks."""
-
-    def mean(i):
-        return math.exp(sum(math.log(s[i]) for s in scores) / len(scores))
-
-    return f"{name} {mean(0):.1e} / {mean(1):.1e}"
+def total(scores, weights):
+    """Return the weighted mean of the logs of both figures."""
+    return sum(w * (math.log(m) + math.log(p)) for w, (m, p) in zip(weights, scores)) / 2
 
 
-def fit(process, ends, train, budget, earlier, known, options):
-    """Fit a budget from the grid known, or from the even one and the curve of the budget before."""
-    starts = [torch.ones(budget, dtype=F64) if known is None else torch.tensor(known, dtype=F64)]
-    if earlier is not None and known is None:
-        curve = _curve(earlier, np.linspace(0, 1, budget + 1))
+def shown(scores):
+    return ", ".join(f"{m:.1e} / {p:.1e}" for m, p in scores)
+
+
+def starts_of(budget, known, earlier):
+    """Return the shares to start from: those known, the even ones, the curve of the budget before."""
+    starts = [torch.ones(budget, dtype=F64)]
+    if known is not None:
+        starts.append(torch.tensor(known["shares"], dtype=F64))
+    elif earlier is not None:
+        curve = _curve(earlier["shares"], np.linspace(0, 1, budget + 1))
         starts.append(torch.from_numpy(np.diff(curve)))
-    iterations = options.iterations if budget < 20 else options.iterations // 2
+    return starts
+
+
+def fit(process, ends, tasks, weights, budget, starts, options):
+    """Return the row of the table with the best score on the training problems."""
     found = []
-    for order in (3, 4) if budget <= 10 else (4,):
-        for shares in starts if budget < 20 else starts[-1:]:
-            fitted = fit_grid(builder(order), train, shares, ends, iterations=iterations)
-            scores = score(builder(order), train, warped(process, fitted, ends))
-            found.append((sum(math.log(m) + math.log(p) for m, p in scores), order, fitted))
-    return min(found, key=lambda entry: entry[0])
+    methods = SHORT if budget < SMOOTH_FROM else LONG
+    if options.methods:
+        methods = [(int(m[0]), m.endswith("c")) for m in options.methods]
+    for order, corrector in methods:
+        build = builder(min(order, budget), corrector)
+        for shares in starts:
+            fitted = fit_grid(
+                build, tasks, shares, ends, weights=weights, iterations=options.iterations,
+                knots=KNOTS if budget >= SMOOTH_FROM else None,
+            )  # fmt: skip
+            scores = score(build, tasks, warped(process, fitted, ends))
+            row = {"order": order, "shares": [round(float(s), 6) for s in fitted]}
+            found.append((total(scores, weights), {**row, "corrector": True} if corrector else row))
+            print(f"  {budget} order {order}{'c' if corrector else ''} {found[-1][0]:.3f}  "
+                  f"{shown(scores)}", flush=True)  # fmt: skip
+    return min(found, key=lambda entry: entry[0])[1]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--iterations", type=int, default=120)
+    parser.add_argument("--iterations", type=int, default=80)
     parser.add_argument("--samples", type=int, default=96)
-    parser.add_argument("--resume", action="store_true", help="start from the grids there are")
+    parser.add_argument("--resume", action="store_true", help="start from the grids there are, too")
     parser.add_argument("--budgets", type=int, nargs="*", default=BUDGETS)
     parser.add_argument("--ranges", nargs="*", default=list(RANGES))
+    parser.add_argument("--networks", nargs="*", default=["textures"],
+                        help="names of shipped models or files, for the range vp")  # fmt: skip
+    parser.add_argument("--pictures", type=int, default=24, help="trajectories of each network")
+    parser.add_argument("--methods", nargs="*", help="such as 4 or 3c, instead of those tried")
+    parser.add_argument("--device", default="cpu", help="of the networks")
     parser.add_argument("--out", type=Path, default=Path("src/redrift/solvers/best.json"))
     options = parser.parse_args()
     torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = False
     table = json.loads(options.out.read_text()) if options.out.exists() else {}
     for kind in options.ranges:
         process, ends = rd.EDM(ANGLE[kind], RANGES[kind][0]), RANGES[kind]
-        train = [trajectories(process, p, ends, options.samples, 1) for p in TRAIN]
-        held_out = [trajectories(process, p, ends, 256, 2) for p in HELD_OUT]
-        if kind == "vp":
-            train.append(network(process, ends, 12, 3))
-            held_out.append(network(process, ends, 12, 4))
-        rows, earlier = dict(table.get(kind, {})) if options.resume else {}, None
+        names = options.networks if kind == "vp" else []
+
+        def problems(mixtures, n, seed):
+            """Return trajectories of mixtures and networks, and their weights."""
+            nets = [network(m, process, ends, options.pictures, seed, options.device) for m in names]
+            share = NETWORKS_SHARE if nets else 0.0
+            weights = [(1 - share) / len(mixtures)] * len(mixtures)
+            weights += [share / max(len(nets), 1)] * len(nets)
+            return [trajectories(process, p, ends, n, seed) for p in mixtures] + nets, weights
+
+        tasks, weights = problems(TRAIN, options.samples, 1)
+        held_out, held_weights = problems(HELD_OUT, 256, 2)
+        rows, earlier = dict(table.get(kind, {})), None
         for budget in options.budgets:
             began = time.time()
-            known = table.get(kind, {}).get(str(budget)) if options.resume else None
-            shares = known and known["shares"]
-            _, order, fitted = fit(process, ends, train, budget, earlier, shares, options)
-            earlier = [round(float(s), 6) for s in fitted]
-            rows[str(budget)] = {"order": order, "shares": earlier}
-            even = score(builder(order), held_out,
-                         warped(process, torch.ones(budget, dtype=F64), ends))  # fmt: skip
-            after = score(builder(order), held_out, warped(process, fitted, ends))
-            parts = ", ".join(f"{m:.1e} / {p:.1e}" for m, p in (after[0], *after[4:]))
-            print(f"{kind} {budget:3d} order {order}  held out: {show('quadratic', even)}  "
-                  f"{show('fitted', after)}  narrow, spectrum, network {parts}  "
-                  f"({time.time() - began:.0f} s)",
-                  flush=True)  # fmt: skip
+            known = rows.get(str(budget)) if options.resume else None
+            row = fit(process, ends, tasks, weights, budget, starts_of(budget, known, earlier), options)
+            earlier = rows[str(budget)] = row
+            build = builder(min(row["order"], budget), row.get("corrector", False))
+            for label, shares in (("quadratic", [1.0] * budget), ("fitted", row["shares"])):
+                times = warped(process, torch.tensor(shares, dtype=F64), ends)
+                scores = score(build, held_out, times)
+                print(f"{kind} {budget:3d} held out, {label}: {total(scores, held_weights):.3f}  "
+                      f"{shown(scores)}  ({time.time() - began:.0f} s)", flush=True)  # fmt: skip
             table[kind] = rows
             write_atomically(options.out, lambda p: Path(p).write_text(json.dumps(table) + "\n"))
 

@@ -58,12 +58,20 @@ def loss_of(error: Tensor, tail: float) -> Tensor:
     return (1 - tail) * error.clamp_min(1e-12).log().mean() + tail * worst.log()
 
 
+def hats(steps: int, knots: int) -> Tensor:
+    """Return (steps, knots) float64: the piecewise linear functions of `knots` even points."""
+    at = torch.linspace(0, knots - 1, steps, dtype=torch.float64).unsqueeze(1)
+    return (1 - (at - torch.arange(knots)).abs()).clamp_min(0)
+
+
 def fit_grid(
     build: Build,
     tasks: Sequence[Trajectories],
     shares: Tensor,
     ends: tuple[float, float],
     *,
+    weights: Sequence[float] | None = None,
+    knots: int | None = None,
     iterations: int = 100,
     rate: float = 0.05,
     tail: float = 0.5,
@@ -76,6 +84,10 @@ def fit_grid(
         tasks: trajectories of one process, all between the same ends.
         shares: (steps,) positive, the initial shares of the warp coordinate.
         ends: first and last time.
+        weights: of the tasks' losses; None weighs them alike.
+        knots: parameters of a smooth grid, whose log-shares are linear between so many points; None
+            frees every share. Long grids need it: neighbouring steps of very unequal length make
+            high orders amplify whatever is rough in a network.
         iterations: of Adam.
         rate: its first learning rate, decayed to a tenth.
         tail: weight of the worst tenth, 0 to 1.
@@ -87,18 +99,22 @@ def fit_grid(
     Cost: iterations * tasks runs of the plan with gradients, and as many builds of its tables.
     """
     process = tasks[0].model.process
-    free = shares.clamp_min(1e-6).log().detach().requires_grad_()
+    weight = torch.ones(len(tasks)) if weights is None else torch.tensor(weights)
+    weight = weight / weight.sum()
+    basis = hats(len(shares), min(knots or len(shares), len(shares)))
+    start = shares.clamp_min(1e-6).log().to(basis).unsqueeze(1)
+    free = torch.linalg.lstsq(basis, start).solution.squeeze(1).detach().requires_grad_()
     optimiser = torch.optim.Adam([free], lr=rate, betas=(0.9, 0.95))
     decay = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.1 ** (1 / iterations))
     best, lowest = shares / shares.sum(), float("inf")
     for i in range(iterations):
-        current = torch.softmax(free, 0)
+        current = torch.softmax(basis @ free, 0)
         plan = build(process, warped(process, current, ends))
         losses = [
             loss_of(distances(follow(task.model, plan, task.first), task.last), tail)
             for task in tasks
         ]
-        loss = torch.stack(losses).mean()
+        loss = sum(w * value.cpu() for w, value in zip(weight, losses, strict=True))
         if float(loss.detach()) < lowest:
             best, lowest = current.detach().clone(), float(loss.detach())
         (free.grad,) = torch.autograd.grad(
