@@ -1176,6 +1176,36 @@ BUGS = [
         "test_filters_nonlinear.py::test_benes_formula_is_that_of_a_grid",
     ),
     bug(
+        "noise added as it is, whatever its scale, where matrices are diagonal",
+        "filters/sensors.py",
+        "torch.addcmul(z if G is None else z * G, x, F)",
+        "torch.addcmul(z, x, F)",
+        "test_filters.py::test_diagonals_are_the_matrices_that_they_stand_for[0.3-0.7]",
+    ),
+    bug(
+        "measurements that are not whitened where matrices are diagonal",
+        "filters/sensors.py",
+        "torch.addcmul(y * white, by_coordinate(x), pull, value=-1)",
+        "torch.addcmul(y, by_coordinate(x), pull, value=-1)",
+        "test_filters.py::test_diagonals_are_the_matrices_that_they_stand_for[0.3-1.0]",
+    ),
+    bug(
+        "sums over coordinates that round by how states lie in memory",
+        "filters/sensors.py",
+        "if x.shape[-1] == 1 or x.stride(-2) == 1:",
+        "if x.shape[-1] >= 1:",
+        "test_filters.py::test_without_a_guide_and_with_a_window_of_one_measurement_it_is_the_bootstrap"
+        "_bit_for_bit[ar10]",
+    ),
+    bug(
+        "a record whose gaps are not seen",
+        "filters/record.py",
+        "return (~self.y.isnan()).all(-1).all(0).tolist()",
+        "return [True] * self.y.shape[1]",
+        "test_filters.py::test_a_stream_that_is_pickled_on_the_way_gives_the_record_s_laws"
+        "[one-bootstrap]",
+    ),
+    bug(
         "EM that forgets to centre its residuals by F",
         "filters/parameters.py",
         "rest = after - before @ F.mT",

@@ -253,7 +253,7 @@ def test_the_evidence_is_unbiased_in_both_recursions_even_under_a_wrong_guide(gu
     assert float(ratio.std() / math.sqrt(repeats)) < 0.02
 
 
-@pytest.mark.parametrize("name", ["tracking", "double-well", "ou"])
+@pytest.mark.parametrize("name", ["tracking", "double-well", "ou", "ar10"])
 def test_without_a_guide_and_with_a_window_of_one_measurement_it_is_the_bootstrap_bit_for_bit(
     name,
 ):
@@ -267,6 +267,31 @@ def test_without_a_guide_and_with_a_window_of_one_measurement_it_is_the_bootstra
     assert torch.equal(a.particles, b.particles)
     assert torch.equal(a.log_weights, b.log_weights)
     assert torch.equal(a.log_evidences, b.log_evidences)
+
+
+@pytest.mark.parametrize("spread", [1.0, 0.7])
+@pytest.mark.parametrize("variance", [1.0, 0.3])
+def test_diagonals_are_the_matrices_that_they_stand_for(spread, variance):
+    # a number off the diagonal that no rounding sees makes the same model one of matrices
+    speck = torch.zeros(3, 3).double()
+    speck[0, 2] = 1e-200
+    F = torch.diag(torch.tensor([0.9, 0.5, -0.3])).double()
+    G = torch.diag(torch.tensor([1.0, 1.0, spread])).double()
+    H = torch.diag(torch.tensor([1.0, 2.0, 0.5])).double()
+    R = torch.tensor([1.0, 0.5, variance]).double()
+    y = torch.randn(2, 12, 3, generator=seeded(), dtype=torch.float64)
+    one, two = (
+        particle_filter(
+            StateSpace(
+                Gaussian(torch.zeros(3).double(), eye(3)), F + s, G + s, 1.0, Sensor(H + s, R),
+                time="discrete",
+            ), y, particles=600, generator=seeded(1),
+        )
+        for s in (0 * speck, speck)
+    )  # fmt: skip
+    torch.testing.assert_close(one.particles, two.particles, atol=1e-10, rtol=0)
+    torch.testing.assert_close(one.log_weights, two.log_weights, atol=1e-10, rtol=0)
+    torch.testing.assert_close(one.log_evidences, two.log_evidences, atol=1e-10, rtol=0)
 
 
 def transformed(model, T):
@@ -380,13 +405,20 @@ def test_a_matrix_in_continuous_time_is_stepped_exactly():
     assert float((single.log_evidence - a.log_evidence).abs().max()) < 1e-8
 
 
-def test_a_stream_that_is_pickled_on_the_way_gives_the_record_s_laws():
+@pytest.mark.parametrize("filter", ["path integral", "bootstrap"])
+@pytest.mark.parametrize("generators", ["one", "one a data set"])
+def test_a_stream_that_is_pickled_on_the_way_gives_the_record_s_laws(filter, generators):
     problem, times, y = made("tracking", batch=2, count=30)
-    option = PathIntegral(problem.window)
+    y[0, 4] = torch.nan
+    option = PathIntegral(problem.window) if filter == "path integral" else Bootstrap()
+
+    def seeds():
+        return seeded(4) if generators == "one" else [seeded(4), seeded(5)]
+
     whole = particle_filter(
-        problem.model, y, times=times, particles=20, proposal=option, generator=seeded(4)
+        problem.model, y, times=times, particles=20, proposal=option, generator=seeds()
     )
-    f, g = ParticleFilter(problem.model, 20, option), seeded(4)
+    f, g = ParticleFilter(problem.model, 20, option), seeds()
     state, sizes = f.init(2), []
     for k, t in enumerate(times):
         state = pickle.loads(pickle.dumps(state))

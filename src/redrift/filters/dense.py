@@ -162,7 +162,7 @@ def prepared(window: Window, like: Tensor, twist: bool, paths: int) -> Dense | N
     steps = tuple(map(round, map(sub, window.times[1:], window.times), repeat(10)))
     gaps = ()
     if window.reading is not None and any(s.kind == "increment" for s in window.model.parts):
-        gaps = tuple(round(float(g), 10) for g in window.reading.gap.flatten())
+        gaps = tuple(round(float(g), 10) for g in torch.as_tensor(window.reading.gap).flatten())
     size = max(1, math.isqrt(len(steps))) * (3 if paths < FEW else 1)
     key = (steps, window.places, gaps, twist, size, like.device)
     if key not in cache:

@@ -58,7 +58,7 @@ def walk(
     for k, (t, then) in enumerate(zip(window.times, window.times[1:])):  # noqa: B905
         h = then - t
         if guide is None:
-            x = model.step(x, t, h, z[k])
+            x = model.step(x, t, h, z[k].permute(2, 0, 1))
         else:
             m = model.advance(x, t, h)
             pull = times(guide.feedback[k], space.local(guide.base[k + 1], m))

@@ -60,7 +60,7 @@ class Window:
         """Return l of each measurement (J, B, N) on a path (W + 1, B, N, *point)."""
         if self.reading is None:
             return None
-        return self.score(path[self.spots], self.reading)
+        return self.model.log_likelihood(self.reading, path[self.spots])
 
     @property
     def spots(self) -> slice | list[int]:
@@ -70,26 +70,11 @@ class Window:
             return list(self.places)
         return slice(self.places[0], self.places[-1] + 1, steps.pop() if steps else 1)
 
-    def score(self, at: Tensor, reading: Reading) -> Tensor:
-        """Return l of measurements (J, B, N) at states (J, B, N, *point)."""
-        parts = self.model.parts
-        if len(parts) == 1:
-            return parts[0].log_likelihood(reading, at)
-        pieces = reading.y.split([s.size or 1 for s in parts], -1)
-        return sum(
-            (
-                s.log_likelihood(reading._replace(y=y), at)
-                for s, y in zip(parts, pieces, strict=True)
-            ),
-            start=at.new_zeros(()),
-        )
-
     def readings(self) -> list[Reading]:
         """Return each sensor's share of the measurements."""
         if self.reading is None:
             return []
-        sizes = [s.size or 1 for s in self.model.parts]
-        return [self.reading._replace(y=y) for y in self.reading.y.split(sizes, -1)]
+        return self.model.shares(self.reading)
 
     def quadratic(self, base: Tensor) -> Quadratic | None:
         """Return the quadratic forms (J, B, n, ...) of the measurements around a nominal path."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,8 +10,7 @@ from torch import Tensor
 from redrift.filters.space import Euclidean, Space, covariance
 
 
-@dataclass(frozen=True, eq=False)
-class Law:
+class Law(NamedTuple):
     """Hold the filter's law at one time, of B data sets and N particles.
 
     Attributes:
@@ -19,7 +18,7 @@ class Law:
         particles: (B, N, *point).
         log_weights: normalised, (B, N).
         log_evidence: log p of all measurements so far (B,).
-        start_ess: effective share of the particles in the look-ahead (B,); 1 if there was none.
+        start: log-weights in the look-ahead (B, n), of which `start_ess` is made.
         ancestors: index of each particle's ancestor there (B, N), or None.
         calm: Rao-Blackwell states (B, N, *point) whose weighted mean is the mean, or None.
         lags: fixed-lag means (W + 1, B, *point) and variances (W + 1, B, d) at `lag_times`, or None.
@@ -31,13 +30,13 @@ class Law:
     particles: Tensor
     log_weights: Tensor
     log_evidence: Tensor
-    start_ess: Tensor
+    start: Tensor
     ancestors: Tensor | None = None
     calm: Tensor | None = None
     lags: tuple[Tensor, Tensor] | None = None
     lag_times: tuple[float, ...] = ()
     lost: int = 0
-    space: Space = Euclidean()  # noqa: RUF009
+    space: Space = Euclidean()
 
     @property
     def mean(self) -> Tensor:
@@ -55,6 +54,11 @@ class Law:
     def ess(self) -> Tensor:
         """Return the effective sample size (B,) as a fraction of N."""
         return effective(self.log_weights)
+
+    @property
+    def start_ess(self) -> Tensor:
+        """Return the effective share of the particles in the look-ahead (B,); 1 if there was none."""
+        return share_of(self.start.softmax(-1))
 
     @property
     def unique(self) -> Tensor:
@@ -102,9 +106,10 @@ def weighted_quantile(x: Tensor, log_w: Tensor, q: float) -> Tensor:
 
 def select(x: Tensor, index: Tensor) -> Tensor:
     """Return x (B, N, *point) at index (B, n)."""
-    if x.ndim == 3:  # numbers of one coordinate lie side by side, see `sensors.turned`
-        return (
-            x.permute(2, 0, 1).gather(2, index.expand(x.shape[-1], *index.shape)).permute(1, 2, 0)
-        )
+    if x.ndim == 3 and x.shape[-1] > 1:  # by coordinate in memory, see `sensors.turned`
+        at = index.expand(x.shape[-1], *index.shape)
+        return x.permute(2, 0, 1).gather(2, at).permute(1, 2, 0)
     at = index.reshape(*index.shape, *[1] * (x.ndim - 2))
+    if x.numel() == x.shape[0] * x.shape[1]:
+        return x.gather(1, at)
     return x.gather(1, at.expand(*index.shape, *x.shape[2:]))

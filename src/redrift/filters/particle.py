@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple, Protocol
 
@@ -19,11 +19,11 @@ from torch import Tensor
 from redrift._core.errors import NumericalError, whole
 from redrift._core.rng import Generators, normal
 from redrift.filters.guide import Window
-from redrift.filters.law import Law, select, share_of
+from redrift.filters.law import Law, select
 from redrift.filters.sensors import Reading
 from redrift.filters.statespace import StateSpace
 from redrift.measure import resample
-from redrift.measure.resampling import comb, uniforms
+from redrift.measure.resampling import comb, shifts
 
 
 class Datum(NamedTuple):
@@ -34,20 +34,24 @@ class Datum(NamedTuple):
     gap: float
     full: bool
 
+    def reading(self) -> Reading:
+        """Return it in the form that sensors read."""
+        return Reading(self.y.unsqueeze(1), self.time, self.gap, self.full)
 
-@dataclass(frozen=True, eq=False)
-class State:
+
+class State(NamedTuple):
     """Hold what a filter needs to go on; pickles, and never grows with time.
 
     Attributes:
         grid: times from the window's start to now.
+        batch: number of data sets.
+        last: time of the last law.
         data: measurements after the window's start.
-        path: particles on the grid up to the last law, (w + 1, B, N, *point), or None at first.
-        gain: log-increments of the steps between these times, (w, B, N).
+        x: particles of the last law (B, N, *point), if no path ends in them.
         log_w: normalised log-weights (B, N).
         log_z: log-evidence (B,).
-        last: time of the last law.
-        batch: number of data sets.
+        path: particles on the grid up to the last law, (w + 1, B, N, *point), if these are kept.
+        gain: log-increments of the steps between these times, (w, B, N).
         archive: earlier laws (time, particles, log-weights, log-evidence), for mode="archive".
     """
 
@@ -55,10 +59,11 @@ class State:
     batch: int
     last: float
     data: tuple[Datum, ...] = ()
-    path: Tensor | None = None
-    gain: Tensor | None = None
+    x: Tensor | None = None
     log_w: Tensor | None = None
     log_z: Tensor | None = None
+    path: Tensor | None = None
+    gain: Tensor | None = None
     archive: tuple[tuple[float, Tensor, Tensor, Tensor], ...] = ()
 
     @property
@@ -102,69 +107,67 @@ class Bootstrap:
     ) -> tuple[State, Law]:
         """Return the state and the law at the end of state.grid."""
         model, n, index = filter.model, filter.particles, None
-        window = make_window(model, state.grid, state.data, filter.like)
-        if state.path is None or state.log_w is None or state.log_z is None:
+        if state.x is None or state.log_w is None or state.log_z is None:
             x = model.draw(state.batch, n, generator, filter.like)
             log_w = x.new_full((state.batch, n), -math.log(n))
             log_z = x.new_zeros(state.batch)
-            share = torch.ones_like(log_z)
+            start = x.new_zeros(state.batch, 1)
         else:
-            x, log_w, log_z = state.path[-1], state.log_w, state.log_z
-            x, log_w, share, index = renew(x, log_w, self.threshold, self.scheme, generator)
-        z = draw_noise(window, x, generator)
-        for k, (t, then) in enumerate(zip(window.times, window.times[1:])):  # noqa: B905
-            x = model.step(x, t, then - t, z[k])
-            if k + 1 in window.places and window.reading is not None:
-                reading = pick(window.reading, window.places.index(k + 1))
-                log_w = log_w + window.score(x.unsqueeze(0), reading).squeeze(0)
+            start, log_z = state.log_w, state.log_z
+            x, log_w, index = renew(state.x, start, self.threshold, self.scheme, generator)
+        before, data = state.grid[0], {d.time: d for d in state.data}
+        noise = draw_noise(model, state.grid, x, generator).unbind()  # (m, B, N) each
+        for t, z in zip(state.grid[1:], noise, strict=True):
+            x, before = model.step(x, before, t - before, z), t
+            if t in data:
+                log_w = log_w + model.log_likelihood(data[t].reading(), x)
         x, log_w, log_z, lost = settle(x, log_w, log_z, state.time)
-        state = State(
-            state.grid[-1:], state.batch, state.time, path=x.unsqueeze(0), log_w=log_w, log_z=log_z
-        )
-        law = Law(state.time, x, log_w, log_z, share, index, lost=lost, space=model.space)
+        state = State(state.grid[-1:], state.batch, state.time, (), x, log_w, log_z)
+        law = Law(state.time, x, log_w, log_z, start, index, lost=lost, space=model.space)
         return state, law
 
 
 def renew(
     x: Tensor, log_w: Tensor, threshold: float, scheme: str, generator: Generators
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Resample the data sets whose effective share is below a threshold, to equal weights.
 
     Returns:
-        States, normalised log-weights, shares before (B,), and ancestors (None: nothing was done).
+        States, normalised log-weights, and ancestors (None: nothing was done).
     """
-    w = log_w.exp()
-    share = share_of(w)
-    if share.amin().item() >= threshold:
-        return x, log_w, share, None
-    low, n = share < threshold, log_w.shape[-1]
+    w, n = log_w.exp(), log_w.shape[-1]
+    # the effective share is 1 / (N |w|^2)
+    enough = 1 / math.sqrt(n * threshold) if threshold > 0 else math.inf
+    norm = torch.linalg.vector_norm(w, dim=-1)
+    norms = norm.tolist()
+    if max(norms) <= enough:
+        return x, log_w, None
     index = ancestors(w, n, scheme, generator)
     flat = torch.full_like(log_w, -math.log(n))
-    if not bool(low.all()):
-        low = low.unsqueeze(-1)
+    if min(norms) <= enough:
+        low = (norm > enough).unsqueeze(-1)
         index = torch.where(low, index, torch.arange(n, device=index.device))
         flat = torch.where(low, flat, log_w)
-    return select(x, index), flat, share, index
+    return select(x, index), flat, index
 
 
 def ancestors(w: Tensor, n: int, scheme: str, generator: Generators) -> Tensor:
     """Draw n ancestors (B, n) by weights (B, N) that are known to be sound."""
-    w = w.detach()
     if scheme == "systematic":
-        return comb(w, n, uniforms(len(w), 1, w, generator))
+        return comb(w, n, shifts(w.shape[0], n, w, generator))
     return resample(w.log(), n, scheme, generator)
 
 
-def draw_noise(window: Window, x: Tensor, generator: Generators) -> Tensor:
-    """Return standard normal numbers (W, B, N, m) for the steps of a window.
-
-    In memory they lie by step and coordinate, (W, m, B, N).
-    """
-    h = window.times[1] - window.times[0]
-    m = window.model.root(x, window.times[0], h).shape[-1]
-    shape = (len(x), window.steps, m, x.shape[1])
-    z = normal(shape, generator, dtype=x.dtype, device=x.device)
-    return z.permute(1, 2, 0, 3).contiguous().permute(0, 2, 3, 1)
+def draw_noise(
+    model: StateSpace, times: Sequence[float], x: Tensor, generator: Generators
+) -> Tensor:
+    """Return standard normal numbers (W, m, B, N) for the W steps between some times."""
+    m = model.root(x, times[0], times[1] - times[0]).shape[-1]
+    B, N, W = *x.shape[:2], len(times) - 1
+    if B == 1:
+        return normal((W, m, B, N), generator, dtype=x.dtype, device=x.device)
+    z = normal((B, W, m, N), generator, dtype=x.dtype, device=x.device)
+    return z.permute(1, 2, 0, 3).contiguous()
 
 
 def make_window(
@@ -189,14 +192,6 @@ def make_window(
     return Window(model, tuple(grid), places, reading)
 
 
-def pick(reading: Reading, j: int) -> Reading:
-    """Return one of several measurements."""
-    if len(reading.y) == 1:
-        return reading
-    one = slice(j, j + 1)
-    return Reading(reading.y[one], reading.t[one], reading.gap[one], reading.full)
-
-
 def settle(
     x: Tensor, log_w: Tensor, log_z: Tensor, time: float
 ) -> tuple[Tensor, Tensor, Tensor, int]:
@@ -205,13 +200,15 @@ def settle(
     Raises:
         NumericalError: if all weights of a data set are 0.
     """
-    total, lost = log_w.logsumexp(-1), 0
-    if not math.isfinite(x.sum().item() + total.sum().item()):
+    normed, lost = log_w.log_softmax(-1), 0
+    # the difference at the largest weight; where two round alike its gradient may mistake them
+    total = log_w.logsumexp(-1) if log_w.requires_grad else log_w.amax(-1) - normed.amax(-1)
+    if not math.isfinite(x.sum().item() + sum(total.tolist())):
         fine = torch.isfinite(x).flatten(2).all(-1) & ~log_w.isnan() & (log_w != torch.inf)
         lost = int((~fine).sum())
         x = torch.where(fine.reshape(*fine.shape, *[1] * (x.ndim - 2)), x, torch.zeros_like(x))
         log_w = torch.where(fine, log_w, torch.full_like(log_w, -torch.inf))
-        total = log_w.logsumexp(-1)
+        normed, total = log_w.log_softmax(-1), log_w.logsumexp(-1)
         bad = (~torch.isfinite(total)).nonzero().flatten().tolist()
         if bad:
             raise NumericalError(
@@ -220,7 +217,7 @@ def settle(
                 "or a sensor with heavy tails (nu=4).",
                 step=-1, time=time,
             )  # fmt: skip
-    return x, log_w - total.unsqueeze(-1), log_z + total, lost
+    return x, normed, log_z + total, lost
 
 
 @dataclass(frozen=True, eq=False)
@@ -306,12 +303,18 @@ class ParticleFilter:
         full = math.isfinite(y.sum().item())
         if not full and bool(y.isinf().any()):
             raise ValueError(f"y is infinite at time {t:g}: mark missing values by NaN.")
-        before = state.data[-1].time if state.data else state.time
+        return self.take(state, t, y, full, flush=flush, generator=generator)
+
+    def take(
+        self, state: State, t: float, y: Tensor, full: bool, *, flush: bool, generator: Generators
+    ) -> tuple[State, Law | None]:
+        """Take one measurement that is known to be sound; `full` says that nothing is missing."""
         data = state.data
         if full or not bool(y.isnan().all()):
+            before = data[-1].time if data else state.time
             data = (*data, Datum(t, y, t - before, full))
         grid = (*state.grid, *self.model.grid(state.time, t))
-        state = replace(state, grid=grid, data=data)
+        state = state._replace(grid=grid, data=data)
         stride = self.proposal.stride
         if not flush and stride is not None and t - state.last < stride - 1e-9:
             return state, None

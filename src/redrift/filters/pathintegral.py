@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -29,7 +29,7 @@ from redrift._core.rng import Generators, normal
 from redrift.filters.dense import Dense, prepared, rows_of
 from redrift.filters.forward import log_ratio, walk
 from redrift.filters.guide import Guide, Start, Window, nominal, times
-from redrift.filters.law import Law, select, share_of
+from redrift.filters.law import Law, select
 from redrift.filters.observability import require_observable
 from redrift.filters.particle import (
     ParticleFilter,
@@ -55,7 +55,7 @@ class Begin(NamedTuple):
         x: states (B, N, *point).
         log_w: log-weights (B, N), of which the log-sum is what the look-ahead adds to log Z.
         guide: the steering from here.
-        share: effective share of the look-ahead (B,).
+        start: log-weights of the look-ahead (B, n), see `Law`.
         origin: ancestors (B, N), or None.
         calm: states that are walked without noise, where they are not x.
     """
@@ -63,7 +63,7 @@ class Begin(NamedTuple):
     x: Tensor
     log_w: Tensor
     guide: Guide | None
-    share: Tensor
+    start: Tensor
     origin: Tensor | None = None
     calm: Tensor | None = None
 
@@ -164,14 +164,14 @@ class PathIntegral:
             guide = self._guide(window, x, old, plan, rows)
             log_w = old if off is None else old - off
             begin = self._look(x, log_w, guide, filter, generator)
-        x, log_w, guide, share, index, calm = begin
+        x, log_w, guide, looked, index, calm = begin
         if self.iterations:
             from redrift.filters.refine import refine
 
             guide = refine(window, guide, x, log_w, self, generator)
         if calm is None and self.rao_blackwell:
             calm = x
-        z = draw_noise(window, x, generator)
+        z = draw_noise(model, window.times, x, generator).permute(0, 2, 3, 1)
         if plan is not None and rows is not None:
             run = plan.walk(window, rows, x, z, calm)
         else:
@@ -183,12 +183,12 @@ class PathIntegral:
             path = torch.cat([path[:-1], end.unsqueeze(0)])
             gain = gain.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         law = Law(
-            state.time, end, log_w, log_z, share, index, run.calm if self.rao_blackwell else None,
+            state.time, end, log_w, log_z, looked, index, run.calm if self.rao_blackwell else None,
             lost=lost, space=model.space,
         )  # fmt: skip
         if filter.smooth:
             w = log_w.exp().expand(len(path), -1, -1)
-            law = replace(law, lags=moments(model.space, path, w), lag_times=window.times)
+            law = law._replace(lags=moments(model.space, path, w), lag_times=window.times)
         return self._next(state, i, path, gain, log_w, log_z), law
 
     def _begin(
@@ -225,7 +225,7 @@ class PathIntegral:
         since = state.grid[i]
         data = tuple(d for d in state.data if d.time > since)
         return State(
-            state.grid[i:], state.batch, state.time, data, path, gain, log_w, log_z, archive
+            state.grid[i:], state.batch, state.time, data, None, log_w, log_z, path, gain, archive
         )
 
     def _dense(self, filter: ParticleFilter, window: Window, batch: int) -> Dense | None:
@@ -280,7 +280,7 @@ class PathIntegral:
     ) -> Begin:
         """Draw first states: from the twisted prior, or the best of many candidates."""
         model, n, like = filter.model, filter.particles, filter.like
-        whole, calm = like.new_ones(batch), None
+        whole, calm = like.new_zeros(batch, 1), None
         gaussian = isinstance(model.initial, Gaussian)
         shared = self.scope == "shared" or model.linear
         if self.guided and self.init == "twist" and gaussian and shared:
@@ -324,11 +324,11 @@ class PathIntegral:
         if guide is None or self.start == "none":
             total = log_w.logsumexp(-1, keepdim=True)
             level = log_w - total if bool((total.abs() > 1e-12).any()) else log_w
-            x, renewed, share, index = renew(x, level, self.threshold, self.scheme, generator)
+            x, renewed, index = renew(x, level, self.threshold, self.scheme, generator)
             log_w = renewed if level is log_w else renewed + total
             if guide is not None and index is not None:
                 guide = guide.take(index)
-            return Begin(x, log_w, guide, share, index)
+            return Begin(x, log_w, guide, level, index)
         psi = guide.log_psi(filter.model, x)
         ahead = log_w + psi
         top = ahead.amax(-1, keepdim=True)
@@ -338,10 +338,9 @@ class PathIntegral:
             top = ahead.amax(-1, keepdim=True)
         w = (ahead - top).exp()
         total = w.sum(-1, keepdim=True)
-        share = share_of(w / total)
         index = ancestors(w, n, self.scheme, generator)
         log_w = (total.log() + top - math.log(n)) - psi.gather(-1, index)
-        return Begin(select(x, index), log_w, guide.take(index), share, index)
+        return Begin(select(x, index), log_w, guide.take(index), ahead, index)
 
 
 def Guided(*, scope: str = "particle", sweeps: int = 3, threshold: float = 0.5) -> PathIntegral:

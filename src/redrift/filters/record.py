@@ -32,6 +32,10 @@ class Record:
         """Return which numbers of a measurement are there, (B, p)."""
         return ~self.y[:, k].isnan()
 
+    def whole(self) -> list[bool]:
+        """Return for each measurement whether nothing is missing in any data set."""
+        return (~self.y.isnan()).all(-1).all(0).tolist()
+
     def gap(self, k: int) -> float:
         """Return the time since the measurement before."""
         return self.clock[k] - (self.clock[k - 1] if k else self.start)

@@ -67,7 +67,8 @@ def refine(
 
 
 def _try(window: Window, guide: Guide | None, x: Tensor, generator: Generators) -> Walk:
-    run = walk(window, guide, x, draw_noise(window, x, generator))
+    z = draw_noise(window.model, window.times, x, generator).permute(0, 2, 3, 1)
+    run = walk(window, guide, x, z)
     gain = run.gain.nan_to_num(nan=-1e30, posinf=-1e30, neginf=-1e30)
     return run._replace(gain=gain, path=run.path.nan_to_num())
 

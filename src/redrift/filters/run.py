@@ -61,23 +61,21 @@ def particle_filter(
     filter = ParticleFilter(
         model, particles, Bootstrap() if proposal is None else proposal, smooth, record.y.device
     )
-    steps = range(len(record.clock))
+    steps = zip(record.clock, record.y.unbind(1), record.whole(), strict=True)
     if progress:
         from tqdm import tqdm
 
-        steps = tqdm(steps, unit="obs")
-    state, laws = filter.init(record.batch), []
-    for k in steps:
-        last = k == len(record.clock) - 1
-        state, law = filter.update(
-            state, record.clock[k], record.y[:, k], flush=last, generator=generator
-        )
+        steps = tqdm(steps, unit="obs", total=len(record.clock))
+    state, laws, end = filter.init(record.batch), [], record.clock[-1]
+    for t, y, full in steps:
+        state, law = filter.take(state, t, y, full, flush=t == end, generator=generator)
         if law is not None:
             laws.append(law)
-    if state.path is None:
-        raise AssertionError("the last measurement gives a law")
-    path = state.path.movedim(0, 2)
-    held = torch.tensor(state.grid[: len(state.path)], dtype=torch.float64)
+    path = state.path
+    if path is None:
+        path = laws[-1].particles.unsqueeze(0)
+    path = path.movedim(0, 2)
+    held = torch.tensor(state.grid[: path.shape[2]], dtype=torch.float64)
     data = (torch.tensor(record.clock, dtype=torch.float64), record.y)
     single = record.single
     return Posterior(model, tuple(laws), data, path[0] if single else path, held, single)

@@ -32,18 +32,18 @@ KINDS = ("discrete", "increment")
 
 
 class Reading(NamedTuple):
-    """Hold measurements at J points of time.
+    """Hold measurements at J points of time, or at one, then without the axis J.
 
     Attributes:
         y: (J, B, 1, p), NaN where missing.
-        t: times (J, 1, 1, 1).
-        gap: time since the measurement before, (J, 1, 1, 1).
+        t: times (J, 1, 1, 1), or a number.
+        gap: time since the measurement before, likewise.
         full: whether nothing is missing.
     """
 
     y: Tensor
-    t: Tensor
-    gap: Tensor
+    t: Tensor | float
+    gap: Tensor | float
     full: bool
 
 
@@ -84,7 +84,7 @@ class Sensor:
     log_prob: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     size: int | None = None
     _root: Tensor = field(init=False, repr=False)
-    _norm: tuple[Tensor, Tensor | None, Tensor] | None = field(
+    _norm: tuple[Tensor, tuple[Tensor, Tensor] | None, Tensor] | None = field(
         init=False, repr=False, default=None
     )
 
@@ -121,22 +121,23 @@ class Sensor:
         )
         return cov if cov.ndim >= 2 else torch.diag_embed(cov.expand(self.size or 1))
 
-    def predict(self, x: Tensor, t: Tensor) -> Tensor:
+    def predict(self, x: Tensor, t: Tensor | float) -> Tensor:
         """Return h(x) (..., p)."""
         if isinstance(self.h, Tensor):
             return turned(x, self.h.to(x))
         if self.h is None:
             raise ValueError("a sensor given by log_prob predicts no value.")
-        return self.h(x, t)
+        return self.h(x, wide(t, x))
 
     def log_likelihood(self, reading: Reading, x: Tensor) -> Tensor:
         """Return l (J, B, N) at states (J, B, N, d)."""
         if self.log_prob is not None:
             return self._free(reading, x)
         if self.linear and reading.full and self.kind == "discrete":
-            white, pull, log_norm = self._white(x)
-            if pull is not None:  # R^(-1/2) (y - H x)
-                return _normal(turned(reading.y, white) - turned(x, pull), log_norm)
+            _, both, log_norm = self._white(x)
+            if both is not None:
+                axis = -1 if both[0].ndim == 1 else 0
+                return _normal(missed(reading.y, x, *both), log_norm, axis)
         return self._score(reading, self.predict(x, reading.t))
 
     def quadratic(self, reading: Reading, x: Tensor, space: Space, d: int) -> Quadratic:
@@ -173,7 +174,7 @@ class Sensor:
         seen = ~reading.y.isnan().any(-1)
         if self.log_prob is None:
             raise AssertionError
-        value = self.log_prob(reading.y.nan_to_num(), x, reading.t)
+        value = self.log_prob(reading.y.nan_to_num(), x, wide(reading.t, x))
         return torch.where(seen, value, torch.zeros_like(value))
 
     def _precision(self, reading: Reading, at: Tensor) -> tuple[Tensor, Tensor]:
@@ -186,35 +187,41 @@ class Sensor:
             w = (self.nu + 1) / (self.nu * s + error * error)
             return torch.diag_embed(w * ~reading.y.isnan()), error
         if self.kind == "increment":
-            gap = reading.gap
+            gap = wide(reading.gap, at)
             seen = ~reading.y.isnan()
             return gap.unsqueeze(-1) * _masked(R, seen, reading.full)[0], y / gap - at
         return _masked(R, ~reading.y.isnan(), reading.full)[0], y - at
 
-    def _white(self, at: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Return R^(-1/2), R^(-1/2) H and log (2 pi R)^(-1/2), nothing missing; kept without gradient.
+    def _white(self, at: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None, Tensor]:
+        """Return R^(-1/2), this beside R^(-1/2) H, and log (2 pi R)^(-1/2), nothing missing.
 
-        R^(-1/2) H is None where h is a function, or not one matrix.
+        The two are diagonals if they have nothing else, and None where h is a function, or not one
+        matrix. Kept where there is no gradient.
         """
-        if self._norm is not None and self._norm[0].dtype == at.dtype:
-            return self._norm
+        kept = self._norm
+        if kept is not None and kept[0].dtype == at.dtype and kept[0].device == at.device:
+            return kept
         R = self.R().to(at)
         root = torch.linalg.cholesky(R)
         eye = torch.eye(R.shape[-1], dtype=R.dtype, device=R.device)
         white = torch.linalg.solve_triangular(root, eye.expand_as(root), upper=False)
         half = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         log_norm = -0.5 * R.shape[-1] * math.log(2 * math.pi) - half
-        one = isinstance(self.h, Tensor) and self.h.ndim == 2
-        pull = white @ self.h.to(at) if isinstance(self.h, Tensor) and one else None
-        found = white, pull, log_norm
-        if R.ndim == 2 and not any(v is not None and v.requires_grad for v in found):
-            object.__setattr__(self, "_norm", found)
+        both = None
+        if isinstance(self.h, Tensor) and self.h.ndim == 2 and R.ndim == 2:
+            both = white, white @ self.h.to(at)
+        if R.ndim > 2 or log_norm.requires_grad or (both and both[1].requires_grad):
+            return white, both, log_norm
+        if both and is_diagonal(both[0]) and is_diagonal(both[1]):
+            both = both[0].diagonal().contiguous(), both[1].diagonal().contiguous()
+        found = white, both, log_norm
+        object.__setattr__(self, "_norm", found)
         return found
 
     def _score(self, reading: Reading, at: Tensor) -> Tensor:
         if reading.full and self.kind == "discrete" and self.nu is None:
             white, _, log_norm = self._white(at)
-            return _normal(turned(reading.y - at, white), log_norm)
+            return _normal(turned(reading.y - at, white), log_norm, -1)
         R = self.R().to(at)
         seen = reading.y if reading.full else ~reading.y.isnan()
         y = reading.y if reading.full else reading.y.nan_to_num()
@@ -232,12 +239,12 @@ class Sensor:
         return log_norm - 0.5 * (_times(W, error) * error).sum(-1)
 
 
-def _normal(white: Tensor, log_norm: Tensor) -> Tensor:
-    """Return log_norm - |white|^2 / 2 over the last axis."""
-    if white.shape[-1] == 1:
-        white = white.squeeze(-1)
+def _normal(white: Tensor, log_norm: Tensor, axis: int) -> Tensor:
+    """Return log_norm - |white|^2 / 2 over an axis."""
+    if white.shape[axis] == 1:
+        white = white.squeeze(axis)
         return torch.addcmul(log_norm, white, white, value=-0.5)
-    return torch.add(log_norm, (white * white).sum(-1), alpha=-0.5)
+    return torch.add(log_norm, (white * white).sum(axis), alpha=-0.5)
 
 
 def turned(x: Tensor, matrix: Tensor) -> Tensor:
@@ -251,16 +258,67 @@ def turned(x: Tensor, matrix: Tensor) -> Tensor:
     if matrix.ndim > 2:
         return x @ matrix.mT
     lead = x.shape[:-1]
-    flat = x.movedim(-1, 0).reshape(x.shape[-1], -1)
-    return (matrix @ flat).view(-1, *lead).movedim(0, -1)
+    return (matrix @ _columns(x)).view(-1, *lead).movedim(0, -1)
 
 
-def stepped(x: Tensor, matrix: Tensor, noise: Tensor) -> Tensor:
-    """Return M x + noise for states (B, N, d), laid out as by `turned`."""
-    if matrix.shape == (1, 1):
-        return torch.addcmul(noise, x, matrix)
-    flat, added = (v.permute(2, 0, 1).reshape(v.shape[-1], -1) for v in (x, noise))
-    return torch.addmm(added, matrix, flat).view(-1, *x.shape[:2]).permute(1, 2, 0)
+def missed(y: Tensor, x: Tensor, white: Tensor, pull: Tensor) -> Tensor:
+    """Return W y - P x for measurements (..., 1, p) and states (..., N, d).
+
+    W and P are matrices, then the result is (p, ..., N), or both diagonals, then (..., N, p).
+    """
+    if pull.ndim == 1:
+        return torch.addcmul(y * white, by_coordinate(x), pull, value=-1)
+    p, shape = pull.shape[0], x.shape[:-1]
+    if y.numel() == p:
+        seen = white @ y.reshape(p, 1)
+        return torch.addmm(seen, pull, _columns(x), alpha=-1).view(p, *shape)
+    seen = white @ y.reshape(-1, p).mT
+    return seen.view(p, *y.shape[:-1]) - (pull @ _columns(x)).view(p, *shape)
+
+
+def stepped(x: Tensor, z: Tensor, F: Tensor, G: Tensor | None) -> Tensor:
+    """Return F x + G z for states (B, N, d) and noise (m, B, N), laid out as by `turned`.
+
+    F and G are matrices, or both diagonals; None for G is the identity.
+    """
+    B, N, d = x.shape
+    if F.ndim == 1:
+        z = z.permute(1, 2, 0)
+        return torch.addcmul(z if G is None else z * G, x, F)
+    flat = z.reshape(z.shape[0], -1)
+    noise = flat if G is None else G @ flat
+    return torch.addmm(noise, F, _columns(x)).view(d, B, N).permute(1, 2, 0)
+
+
+def slim(F: Tensor, G: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return two matrices as their diagonals if they have nothing else, and None for G = I."""
+    one = G.shape[0] == G.shape[1] and torch.equal(G, torch.eye(len(G)).to(G))
+    if is_diagonal(F) and is_diagonal(G):
+        F, G = F.diagonal().contiguous(), G.diagonal().contiguous()
+    return F, None if one else G
+
+
+def is_diagonal(matrix: Tensor) -> bool:
+    """Say whether a matrix is square and has nothing but its diagonal."""
+    square = matrix.shape[0] == matrix.shape[1]
+    return square and torch.equal(matrix, matrix.diagonal().diag())
+
+
+def by_coordinate(x: Tensor) -> Tensor:
+    """Return states (..., N, d) laid out as by `turned`, so that sums over d round alike."""
+    if x.shape[-1] == 1 or x.stride(-2) == 1:
+        return x
+    return x.movedim(-1, 0).contiguous().movedim(0, -1)
+
+
+def wide(value: Tensor | float, x: Tensor) -> Tensor:
+    """Return a time as it is, or a number as a tensor of as many axes as x."""
+    return value if isinstance(value, Tensor) else x.new_full((1,) * x.ndim, value)
+
+
+def _columns(x: Tensor) -> Tensor:
+    """Return states (..., N, d) by coordinate (d, ... N), without a copy if `turned` made them."""
+    return x.permute(-1, *range(x.ndim - 1)).reshape(x.shape[-1], -1)
 
 
 def push(G: Tensor, eps: Tensor) -> Tensor:

@@ -20,7 +20,16 @@ from torch import Tensor
 from redrift._core.errors import choose
 from redrift._core.rng import Generators, normal
 from redrift.filters._jacobian import jacobian
-from redrift.filters.sensors import Field, Sensor, positive_root, push, stepped, turned
+from redrift.filters.sensors import (
+    Field,
+    Reading,
+    Sensor,
+    positive_root,
+    push,
+    slim,
+    stepped,
+    turned,
+)
 from redrift.filters.space import Euclidean, Space
 
 TIMES = ("continuous", "discrete")
@@ -106,6 +115,9 @@ class StateSpace:
     dim: int = 0
     _measured: int = field(default=0, repr=False, init=False)
     _steps: dict[float, tuple[Tensor, Tensor, Tensor]] = field(
+        default_factory=dict, repr=False, init=False
+    )
+    _moves: dict[float, tuple[Tensor, Tensor | None]] = field(
         default_factory=dict, repr=False, init=False
     )
     cache: dict[Any, Any] = field(default_factory=dict, repr=False, init=False)
@@ -202,13 +214,40 @@ class StateSpace:
         return self._constant(x) * unit
 
     def step(self, x: Tensor, t: float, h: float, z: Tensor) -> Tensor:
-        """Return the next states (B, N, *point) with the model's own noise z (B, N, m)."""
+        """Return the next states (B, N, *point) with the model's own noise z (m, B, N)."""
         if isinstance(self.drift, Tensor) and not callable(self.scale) and self.space.flat:
             F, offset, G = self.matrices(h, x)
             if F.ndim == 2 and G.ndim == 2:
-                x = stepped(x, F, turned(z, G))
+                x = stepped(x, z, *self._move(h, F, G))
                 return x if self.offset is None else x + offset
-        return self.space.retract(self.advance(x, t, h), push(self.root(x, t, h), z))
+        return self.space.retract(
+            self.advance(x, t, h), push(self.root(x, t, h), z.permute(1, 2, 0))
+        )
+
+    def _move(self, h: float, F: Tensor, G: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return F and G of a step of length h as `stepped` has them, kept without gradient."""
+        if F.requires_grad or G.requires_grad:
+            return F, G
+        key = h if h in self._moves else round(h, 12)
+        found = self._moves.get(key)
+        if found is None or found[0].dtype != F.dtype or found[0].device != F.device:
+            self._moves[key] = found = slim(F, G)
+        return found
+
+    def shares(self, reading: Reading) -> list[Reading]:
+        """Return each sensor's share of measurements."""
+        if len(self.parts) == 1:
+            return [reading]
+        pieces = reading.y.split([s.size or 1 for s in self.parts], -1)
+        return [reading._replace(y=y) for y in pieces]
+
+    def log_likelihood(self, reading: Reading, at: Tensor) -> Tensor:
+        """Return l of measurements (..., B, N), over all sensors, at states (..., B, N, *point)."""
+        first, *rest = self.parts
+        if not rest:
+            return first.log_likelihood(reading, at)
+        each = zip(self.parts, self.shares(reading), strict=True)
+        return sum((s.log_likelihood(r, at) for s, r in each), start=at.new_zeros(()))
 
     def matrices(self, h: float, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return F, offset and G of one step of a linear model, in the dtype of `like`.
@@ -283,6 +322,8 @@ class StateSpace:
                 f"time {until:g} is {ratio:g} steps of {self.dt:g} after {before:g}: a discrete "
                 "model needs whole steps. Change dt, or state the model in continuous time."
             )
+        if count == 1:
+            return [until]
         return [*(before + (until - before) * i / count for i in range(1, count)), until]
 
     def simulate(

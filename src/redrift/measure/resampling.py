@@ -20,7 +20,7 @@ from torch import Tensor
 from redrift._core.errors import choose, whole
 from redrift._core.rng import Generators, uniform
 
-_MANY = 2048  # teeth from which counting is faster than searching
+_MANY = 500  # teeth from which counting is faster than searching
 
 
 def systematic(log_w: Tensor, n: int, generator: Generators = None) -> Tensor:
@@ -38,7 +38,13 @@ def systematic(log_w: Tensor, n: int, generator: Generators = None) -> Tensor:
         ValueError: if a row has no weight at all, or NaN, or +inf.
     """
     rows, w = _rows(log_w, n)
-    return comb(w, n, uniforms(len(w), 1, w, generator)).reshape(*rows, n)
+    shift = uniforms(len(w), 1, w, generator).clamp(margin(n), 1 - margin(n))
+    return comb(w, n, shift).reshape(*rows, n)
+
+
+def margin(n: int) -> float:
+    """Return the distance from 0 and 1 within which rounding could move one of n teeth."""
+    return 4 * n * torch.finfo(torch.float64).eps
 
 
 def comb(w: Tensor, n: int, shift: Tensor) -> Tensor:
@@ -47,7 +53,7 @@ def comb(w: Tensor, n: int, shift: Tensor) -> Tensor:
     Args:
         w: weights (rows, N), at least 0, some above 0; they need not sum to 1.
         n: teeth.
-        shift: (rows, 1) in [0, 1).
+        shift: (rows, 1), at least `margin(n)` away from 0 and 1.
 
     Returns:
         Indices (rows, n), ascending, never one of weight 0.
@@ -57,12 +63,12 @@ def comb(w: Tensor, n: int, shift: Tensor) -> Tensor:
     """
     if n < _MANY:
         return _invert(w, (torch.arange(n, device=w.device) + shift) / n)
-    cumulated = w.cumsum(-1)
-    below = (cumulated * (n / cumulated[:, -1:])).sub_(shift).ceil_().clamp_(0, n).long()
-    # from the last particle of any weight on, all teeth lie below
-    below = below.masked_fill_(below == below[:, -1:], n)
-    passed = torch.zeros(len(w), n + 1, dtype=torch.long, device=w.device)
-    passed.scatter_add_(1, below, torch.ones_like(below))
+    rows, cumulated = w.shape[0], w.cumsum(-1)
+    # the margins of the shift exceed the rounding: below the last weight lie n teeth, never more
+    below = (cumulated / (cumulated.narrow(1, -1, 1) / n)).sub_(shift).ceil_().long()
+    if rows > 1:
+        below += torch.arange(0, rows * (n + 1), n + 1, device=w.device).unsqueeze(-1)
+    passed = torch.bincount(below.view(-1), minlength=rows * (n + 1)).view(rows, n + 1)
     return passed[:, :n].cumsum(-1)
 
 
@@ -150,6 +156,23 @@ def _rows(log_w: Tensor, n: int) -> tuple[torch.Size, Tensor]:
 def uniforms(rows: int, n: int, like: Tensor, generator: Generators) -> Tensor:
     """Draw uniform numbers (rows, n) of the dtype and device of `like`."""
     return uniform((rows, n), generator, dtype=like.dtype, device=like.device)
+
+
+def shifts(rows: int, n: int, like: Tensor, generator: Generators) -> Tensor:
+    """Draw shifts (rows, 1) for a `comb` of n teeth by one operation, where `uniforms` takes five.
+
+    Raises:
+        ValueError: if the rows cannot be shared out evenly among the generators.
+    """
+    if generator is None or isinstance(generator, torch.Generator):
+        source = like.device if generator is None else generator.device
+        drawn = torch.empty(rows, 1, dtype=like.dtype, device=source)
+        least = margin(n)
+        return drawn.uniform_(least, 1 - least, generator=generator).to(like.device)
+    each, rest = divmod(rows, max(len(generator), 1))
+    if rest or not generator:
+        raise ValueError(f"generator is a list of {len(generator)}, but there are {rows} rows.")
+    return torch.cat([shifts(each, n, like, g) for g in generator])
 
 
 def _invert(w: Tensor, points: Tensor) -> Tensor:
