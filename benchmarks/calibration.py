@@ -17,9 +17,11 @@ from benchmarks import _peers as peers
 from benchmarks import _problems as problems
 from benchmarks.__main__ import newest
 from benchmarks.solvers import FIGURES, SHOWN, diffusers_best, mean, ours_with, rounded
+from redrift.metrics import frechet_floor
 
 BUDGETS = (5, 6, 8, 10, 12, 15, 20)
-NETWORKS = {"digits": (5, 6, 8, 10, 15, 20), "cifar10": (6, 10)}
+NETWORKS = {"digits": (5, 6, 8, 10, 15, 20), "cifar10": (5, 6, 8, 10)}
+TRAJECTORIES = {"hard-vp": 512, "digits": 96, "cifar10": 256}  # of the fit
 KINDS = {"best_plan": None, "calibrated": False, "calibrated, coefficients": True}
 
 
@@ -43,16 +45,18 @@ def run_parts(parts, before, facts):
     return done
 
 
-def pictures(budgets=(6, 10), sets=5, samples=400):
+def pictures(budgets=(6, 10), sets=5):
     """Return mean and standard error over sets of samples of the Frechet distance of digits.
 
-    diffusers is the configuration with the smallest median defect in the newest result of `solvers`.
+    A set has as many samples as there are digits, with their labels. diffusers is the configuration with
+    the smallest median defect in the newest result of `solvers`.
     """
     record, problem = newest("solvers")["result"], problems.problem("digits")
     images, labels = frechet.real_pictures("digits")
     features = frechet.classifier("digits").features
     seen, g = frechet.mapped(images, features), torch.Generator().manual_seed(SEED + 11)
-    out = {"budgets": list(budgets), "samples": samples, "sets": sets}
+    floor = rounded(frechet_floor(seen, strata=labels, generator=g))
+    out = {"budgets": list(budgets), "samples": len(images), "sets": sets, "floor": floor}
     for budget in budgets:
         best = record["problems"]["digits"]["best"][record["budgets"].index(budget)]
         name = best["config"]["median"]
@@ -62,12 +66,9 @@ def pictures(budgets=(6, 10), sets=5, samples=400):
                  "60 evaluations": rd.best_plan(problem.model.process, 60)}  # fmt: skip
         rows = {key: [] for key in (*plans, name)}
         for _ in range(sets):
-            pick = frechet.halves(len(images), samples, labels, generator=g)[0]
-            noise = torch.randn(samples, *problem.model.card["shape"], generator=g)
-            drawn = {
-                k: frechet.sampled(problem.model, p, noise, labels[pick]) for k, p in plans.items()
-            }
-            drawn[name] = frechet.imitated(problem.model, noise, labels[pick], budget, config)
+            noise = torch.randn(len(images), *problem.model.card["shape"], generator=g)
+            drawn = {k: frechet.sampled(problem.model, p, noise, labels) for k, p in plans.items()}
+            drawn[name] = frechet.imitated(problem.model, noise, labels, budget, config)
             for key, x in drawn.items():
                 rows[key].append(frechet.frechet(frechet.mapped(x, features), seen))
         out[str(budget)] = {
@@ -119,13 +120,12 @@ def fitted(problem, budget, coefficients):
     plan = rd.best_plan(problem.model.process, budget)
     if coefficients is None:
         return plan
-    network = bool(problem.cond)
-    count = (32 if problem.name == "cifar10" else 96) if network else 512
+    network, count = bool(problem.cond), TRAJECTORIES[problem.name]
     label = torch.arange(count, device=problem.model.device) % 10
     found = rd.calibrate(
         problem.model, plan, shape=problem.start.shape[1:], samples=count,
         cond={"label": label} if network else None, coefficients=coefficients,
-        budget=(40 if problem.name == "cifar10" else 100) * budget + 150, reference=150,
+        budget=100 * budget + 150, reference=150, batch_size=64 if problem.name == "cifar10" else None,
         dtype=torch.float32 if network else torch.float64,
         generator=torch.Generator().manual_seed(SEED + 7),
     )  # fmt: skip

@@ -2,7 +2,8 @@
 
 Quality: FFD+, the Frechet distance of random training-size crops to crops of the training pictures
 over the features of a classifier that tells quarters of those pictures apart, for canvases of one
-length. Seams: the energy distance between windows centred where pieces end and windows centred
+length, with a standard error by leaving out groups of canvases; and its mean over the six pictures,
+each against its own crops. Seams: the energy distance between windows where pieces end and windows centred
 inside, over the jumps between their middle columns and over the same features, with the p-value of
 swapping the two within each canvas. Cost: processor time a step, the batched cost of its windows and
 overlaps alone, and peak memory, against the number of pieces; time of a whole run beside both
@@ -23,6 +24,7 @@ from redrift.collage import chain, outpaint, seam_ratio
 from redrift.metrics import energy_distance, frechet, frechet_floor
 from redrift.pretrained import classifier
 
+CANVASES, GROUPS = 960, 16
 SEED, WIDTH, LAP, STEPS = 11, 32, 16, 20
 LENGTH = 96  # five pieces that share half, or three side by side
 
@@ -34,7 +36,7 @@ def generators(n):
 def canvases(model, n, method):
     """Return n canvases (n, 3, 32, 96), classes in turn, their graph and the processor seconds."""
     plan = rd.plan_for(model.process, STEPS)
-    label = torch.arange(n) % model.card["classes"]
+    label = (torch.arange(n) % model.card["classes"]).to(model.device)
     piece = (3, WIDTH, WIDTH)
     graph = chain(piece, 5, LAP) if method != "independent" else chain(piece, 3, 0)
     options = dict(cond={"label": label}, generator=generators(n))
@@ -44,9 +46,10 @@ def canvases(model, n, method):
     else:
         made = graph if method == "independent" else graph.recount(SCHEMES[method])
         x = rd.sample(
-            made.denoiser(model), plan, shape=(n, *graph.shape), batch_size=24, **options
-        )
-    return x, graph, time.process_time() - started
+            made.denoiser(model), plan, shape=(n, *graph.shape), device=model.device,
+            batch_size=240 if model.device.type == "cuda" else 24, **options,
+        )  # fmt: skip
+    return x.cpu(), graph, time.process_time() - started
 
 
 SCHEMES = {"average": "average", "collage": "kikuchi"}
@@ -102,22 +105,31 @@ def real(n):
 
 @torch.no_grad()
 def quality(model, quick):
-    n, per = (12, 4) if quick else (192, 1)  # one crop a canvas: crops are then independent
+    n, kinds = 12 if quick else CANVASES, model.card["classes"]
     features = classifier("textures").features
     truth, label = real(600 if quick else 2400)
     g = torch.Generator().manual_seed(SEED)
-    found = {"floor": frechet_floor(truth, features, size=min(n * per, len(truth) // 2), strata=label,
-                                    generator=g)}  # fmt: skip
+    size = min(n, len(truth) // 2)
+    floor = frechet_floor(truth, features, size=size, strata=label, generator=g)
+    found = {"canvases": n, "floor": floor}
+    seen = features(truth).double()
     for method in METHODS:
         x, graph, seconds = canvases(model, n, method)
         starts = torch.randint(
-            LENGTH - WIDTH + 1, (per, n), generator=torch.Generator().manual_seed(1)
+            LENGTH - WIDTH + 1, (n,), generator=torch.Generator().manual_seed(1)
         )
-        crops = torch.cat([cut(x, row.tolist()) for row in starts])
+        mine = features(cut(x, starts.tolist()).clamp(-1, 1)).double()  # one crop a canvas
+        group = torch.arange(n) // kinds % GROUPS  # the pictures come in turn
+        without = torch.tensor(
+            [frechet(mine[group != k], seen) for k in range(min(GROUPS, n // kinds))]
+        )
+        own = [frechet(mine[torch.arange(n) % kinds == k], seen[label == k]) for k in range(kinds)]
         distance, p = seams(x[:48], method, jumps, 99 if quick else 1999)
         wide, wide_p = seams(x[:48], method, features, 99 if quick else 1999)
         found[method] = dict(
-            ffd=frechet(crops.clamp(-1, 1), truth, features),
+            ffd=frechet(mine, seen),
+            ffd_se=float((without - without.mean()).square().mean().mul(len(without) - 1).sqrt()),
+            ffd_by_picture=sum(own) / kinds,
             seam_energy=distance,
             seam_p=p,
             seam_energy_features=wide,
@@ -125,7 +137,7 @@ def quality(model, quick):
             seam_jump=float(seam_ratio(x, graph).mean()),
             seconds=seconds,
         )
-        print(method, found[method])
+        print(method, found[method], flush=True)
     return found
 
 
@@ -222,7 +234,7 @@ def run_parts(parts, before, facts):
         done["gpu"] = {"runs": {n: runs(model, n) for n in (8, 32, 128)}, "measured": facts}
         print(json.dumps(done["gpu"], indent=1))
     if "quality" in parts:
-        done["quality"] = quality(rd.pretrained("textures"), False)
+        done["quality"] = {**quality(shipped("textures"), False), "measured": facts}
     return done
 
 
@@ -247,8 +259,9 @@ def plot(result, target):
     import matplotlib.pyplot as plt
 
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4))
-    quality = {k: v for k, v in result["quality"].items() if k != "floor"}
-    left.barh(list(quality), [v["ffd"] for v in quality.values()], color="tab:blue")
+    quality = {k: result["quality"][k] for k in METHODS}
+    left.barh(list(quality), [v["ffd"] for v in quality.values()], color="tab:blue",
+              xerr=[v["ffd_se"] for v in quality.values()])  # fmt: skip
     left.axvline(result["quality"]["floor"], color="k", ls=":", label="real against real")
     left.set_xlabel("FFD+ of 32 x 32 crops")
     left.invert_yaxis()

@@ -11,7 +11,10 @@ figure over all seeds; "oracle" picks it anew for every seed, after the fact; "b
 every option but the order, the spacing and the end at its default; "best with noise left" counts only
 those that end at the smallest noise level, as plans do by default (a last step to zero noise meets a
 finite data set exactly, so on it the others say nothing). A ratio is diffusers' oracle over redrift:
-above 1, redrift is nearer.
+above 1, redrift is nearer. Every method starts on the exact trajectory at its own first level; "best
+from plain noise" gives those that begin lower what a pipeline gives them, see `_noise`.
+
+Parts: a problem's name; best_plan, that plan anew; noise, "best from plain noise" anew.
 """
 
 import functools
@@ -19,6 +22,7 @@ import math
 import time
 
 import redrift as rd
+from benchmarks import _noise, _picture
 from benchmarks import _peers as peers
 from benchmarks import _problems as problems
 
@@ -218,22 +222,25 @@ def run(quick: bool) -> dict:
 
 
 def run_parts(parts: tuple[str, ...], before: dict, facts: dict) -> dict:
-    """Run some problems and take the others, and what is known of diffusers, from a result.
-
-    The part "best_plan" measures that plan anew beside the recorded figures of diffusers, where the
-    recorded samples are those that this machine would draw.
-    """
+    """Run some problems, or parts of all, and take the rest and what is known of diffusers from a result."""
+    unknown = sorted(set(parts) - {"best_plan", "noise", *problems.NAMES})
+    if unknown:
+        raise SystemExit(f"no part {', '.join(unknown)}; there are best_plan, noise, "
+                         f"{', '.join(problems.NAMES)}")  # fmt: skip
     peers.recall(before)
-    done = dict(before["problems"])
-    for name in [n for n in done if "best_plan" in parts and matches(n, done[n])]:
-        rows = [ours(cached(name, False), budget, None) for budget in before["budgets"]]
-        ratios = {f: [ratio(b, r, f) for b, r in zip(done[name]["best"], rows)] for f in SHOWN}
-        for key, found in (("redrift", collect(rows)), ("ratios", ratios)):
-            done[name][key]["best_plan"] = found
-        cached(name, False).__dict__.pop("reference", None)
-        print(name, ratios, flush=True)
-    for name in [n for n in parts if n != "best_plan"]:
-        done[name] = {**compare(name, tuple(before["budgets"]), False), "measured": facts}
+    done, budgets = dict(before["problems"]), tuple(before["budgets"])
+    for name in done if {"best_plan", "noise"} & set(parts) else ():
+        found, problem = done[name], recorded(name, done[name])
+        if "best_plan" in parts:
+            rows = [ours(problem, budget, None) for budget in budgets]
+            ratios = {f: [ratio(b, r, f) for b, r in zip(found["best"], rows)] for f in SHOWN}
+            found["redrift"]["best_plan"], found["ratios"]["best_plan"] = collect(rows), ratios
+            print(name, ratios, flush=True)
+        if "noise" in parts:
+            found[NOISE] = from_noise(problem, budgets, found)
+            print(name, found[NOISE], flush=True)
+    for name in [n for n in parts if n in problems.NAMES]:
+        done[name] = {**compare(name, budgets, False), "measured": facts}
         print(table({**before, "problems": done}, name), flush=True)
     return {
         "budgets": before["budgets"],
@@ -241,11 +248,11 @@ def run_parts(parts: tuple[str, ...], before: dict, facts: dict) -> dict:
     }
 
 
-def matches(name: str, found: dict) -> bool:
-    """Tell whether a recorded problem has as many samples as this machine would draw."""
-    problem = cached(name, False)
-    samples = len(problem.start) // problem.groups
-    return (found["groups"], found["samples"]) == (problem.groups, samples)
+def recorded(name: str, found: dict) -> problems.Problem:
+    """Return a problem with the samples of a record: a network's as many as another machine drew."""
+    if name in ("digits", "cifar10"):
+        return problems.trained(name, found["groups"], found["samples"])
+    return problems.problem(name)
 
 
 def shipped() -> list[str]:
@@ -270,7 +277,7 @@ def compare(name: str, budgets: tuple[int, ...], quick: bool) -> dict:
         plan_name: {figure: [ratio(b, r, figure) for b, r in zip(best, rows)] for figure in SHOWN}
         for plan_name, rows in runs.items()
     }
-    return {
+    found = {
         "groups": problem.groups,
         "samples": len(problem.start) // problem.groups,
         "redrift": {plan_name: collect(rows) for plan_name, rows in runs.items()},
@@ -278,6 +285,21 @@ def compare(name: str, budgets: tuple[int, ...], quick: bool) -> dict:
         "ratios": ratios,
         "diffusers": {c: line([f[c] for f in fields]) for c in fields[0]},
     }
+    return {**found, NOISE: from_noise(problem, budgets, found)}
+
+
+NOISE = "best from plain noise"
+
+
+def from_noise(problem: problems.Problem, budgets: tuple[int, ...], found: dict) -> list[dict]:
+    """Return the best of diffusers from plain noise at each budget."""
+    rows: list[dict] = [{} for _ in budgets]
+    for name, cells in found["diffusers"].items():
+        for i, row in enumerate(rows):
+            text = {figure: cells[figure].split()[i] for figure in SHOWN}
+            if not any(t == "-" or t[0] == "~" for t in text.values()):
+                row[name] = {figure: float(t) for figure, t in text.items()}
+    return [_noise.best(problem, b, row) for b, row in zip(budgets, rows)]
 
 
 def ratio(best: dict, row: dict, figure: str) -> list[float] | None:
@@ -328,7 +350,8 @@ def table(result: dict, name: str) -> str:
     lines = []
     for figure in FIGURES:
         lines.append(f"  {figure:34s}" + "".join(f"{b:>9d}" for b in budgets))
-        rows = {f"diffusers, {tier}": [b[figure] for b in found[tier]] for tier in TIERS}
+        tiers = (*TIERS, NOISE) if figure in SHOWN else TIERS
+        rows = {f"diffusers, {tier}": [b[figure] for b in found[tier]] for tier in tiers}
         rows |= {plan_name: r[figure] for plan_name, r in found["redrift"].items()}
         for label, values in rows.items():
             cells = ("        -" if v is None else f"{v:9.1e}" for v in values)
@@ -338,55 +361,6 @@ def table(result: dict, name: str) -> str:
     return "\n".join(lines)
 
 
-# ------------------------------------------------------------------ the picture
-
-
 def plot(result: dict, path: str) -> None:
-    import matplotlib.pyplot as plt
-
-    names = list(result["problems"])
-    budgets = result["budgets"]
-    figure, axes = plt.subplots(
-        2, len(names), figsize=(3.1 * len(names), 6), sharex=True, squeeze=False
-    )
-    for column, name in enumerate(names):
-        found = result["problems"][name]
-        finite = name == "digits-empirical"  # a step to zero noise meets a finite set exactly
-        for row, kind in enumerate(SHOWN):
-            panel(axes[row][column], budgets, found, kind, tuple(TIERS)[2 if finite else 0])
-            if not row:
-                axes[row][column].set_title(f"{name}, noise left" if finite else name, fontsize=10)
-            if not column:
-                axes[row][column].set_ylabel(f"{kind} of the defect")
-        axes[-1][column].set_xlabel("evaluations")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=6, fontsize=8, frameon=False)
-    figure.tight_layout(rect=(0, 0.09, 1, 1))
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-HIGHLIGHTED = {"best_plan": "C3", "DEIS 4": "C0", "RES 2S": "C2"}
-
-
-def panel(axis, budgets: list[int], found: dict, kind: str, tier: str) -> None:
-    """Draw one figure of one problem: diffusers as a band, redrift's plans as lines."""
-    axis.set(xscale="log", yscale="log")
-    axis.set_xticks([5, 10, 20, 50], labels=["5", "10", "20", "50"])
-    axis.minorticks_off()
-    axis.set_xlim(budgets[0] * 0.93, budgets[-1] * 1.07)
-    rows = [d[kind].replace("~", "").split() for d in found["diffusers"].values()]
-    columns = [[float(v) for v in column if v != "-"] for column in zip(*rows)]
-    best = [b[kind] for b in found[tier]]
-    middle = [max(sorted(c)[len(c) // 2], b) for c, b in zip(columns, best)]
-    axis.fill_between(budgets, best, middle, color="0.85", label="diffusers, the better half")
-    axis.plot(budgets, best, color="0.35", lw=2, label="diffusers, best of all at each budget")
-    for name, r in found["redrift"].items():
-        values = [math.nan if v is None else v for v in r[kind]]
-        if all(map(math.isnan, values)):
-            continue
-        if name in HIGHLIGHTED:
-            color = HIGHLIGHTED[name]
-            axis.plot(budgets, values, "o-", ms=3, color=color, label=f"redrift {name}")
-        else:
-            axis.plot(budgets, values, color="C0", lw=0.6, alpha=0.3)
+    """Draw the defects against evaluations."""
+    _picture.draw(result, path, SHOWN, tuple(TIERS))

@@ -2,9 +2,10 @@
 
 The training problems are mixtures of three kinds in several dimensions: narrow, smooth, and with the
 spread of scales that pictures have, without which a grid skips the noise levels where their large
-shapes are decided; and trained networks, which weigh as much as the mixtures together: long grids
+shapes are decided; and trained networks, which together weigh `--share` of the loss: long grids
 otherwise lean on how smooth exact denoisers are. The loss sees the tail. Held-out problems, printed
-at the end, take no part in the fit; nor do the networks of the benchmark.
+at the end, take no part in the fit; nor do the networks of the benchmark. Every row of the table says
+how it was fitted.
 """
 
 import argparse
@@ -34,7 +35,6 @@ TRAIN = [(16, 8, NARROW, 11), (40, 32, NARROW, 13), (6, 3, NARROW, 14), (4, 8, S
          (24, 48, SPECTRUM, 16), (12, 32, SPECTRUM, 17)]  # fmt: skip
 HELD_OUT = [(16, 8, NARROW, 21), (16, 8, NARROW, 22), (40, 32, NARROW, 23), (4, 8, SMOOTH, 24),
             (24, 48, SPECTRUM, 25)]  # fmt: skip
-NETWORKS_SHARE = 0.5  # of the loss
 SMOOTH_FROM, KNOTS = 12, 10  # budgets from which the grid is smooth, and its parameters
 # methods tried: order, corrector
 SHORT = ((3, False), (4, False), (2, True))
@@ -96,6 +96,15 @@ def network(name, process, ends, n, seed, device):
     return Trajectories(model, first, last)
 
 
+def problems(process, ends, mixtures, names, n, seed, options):
+    """Return trajectories of mixtures, n each, and of networks, and their weights in the loss."""
+    tasks = [trajectories(process, p, ends, n, seed) for p in mixtures]
+    share = options.share if names else 0.0
+    weights = [(1 - share) / len(tasks)] * len(tasks) + [share / max(len(names), 1)] * len(names)
+    many = options.pictures
+    return tasks + [network(m, process, ends, many, seed, options.device) for m in names], weights
+
+
 def builder(order, corrector):
     """Return the function from process and times to a plan."""
     return lambda process, times: rd.deis(
@@ -120,12 +129,18 @@ def shown(scores):
     return ", ".join(f"{m:.1e} / {p:.1e}" for m, p in scores)
 
 
-def starts_of(budget, known, earlier):
-    """Return the shares to start from: those known, the even ones, the curve of the budget before."""
-    starts = [torch.ones(budget, dtype=F64)]
-    if known is not None:
+def account(tasks, options):
+    """Return how a row was fitted."""
+    names = [Path(name).stem for name in options.networks] if len(tasks) > len(TRAIN) else []
+    return {"networks": names, "share": options.share, "iterations": options.iterations}
+
+
+def starts_of(budget, known, earlier, kinds):
+    """Return the shares to start from: the even ones, and those known or the curve of the budget before."""
+    starts = [torch.ones(budget, dtype=F64)] if "even" in kinds else []
+    if "known" in kinds and known is not None:
         starts.append(torch.tensor(known["shares"], dtype=F64))
-    elif earlier is not None:
+    elif "known" in kinds and earlier is not None:
         curve = _curve(earlier["shares"], np.linspace(0, 1, budget + 1))
         starts.append(torch.from_numpy(np.diff(curve)))
     return starts
@@ -145,8 +160,14 @@ def fit(process, ends, tasks, weights, budget, starts, options):
                 knots=KNOTS if budget >= SMOOTH_FROM else None,
             )  # fmt: skip
             scores = score(build, tasks, warped(process, fitted, ends))
-            row = {"order": order, "shares": [round(float(s), 6) for s in fitted]}
-            found.append((total(scores, weights), {**row, "corrector": True} if corrector else row))
+            row = {
+                "order": order,
+                "shares": [round(float(s), 6) for s in fitted],
+                "fit": account(tasks, options),
+            }
+            found.append(
+                (total(scores, weights), {**row, "corrector": True} if corrector else row)
+            )
             print(f"  {budget} order {order}{'c' if corrector else ''} {found[-1][0]:.3f}  "
                   f"{shown(scores)}", flush=True)  # fmt: skip
     return min(found, key=lambda entry: entry[0])[1]
@@ -156,13 +177,19 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--iterations", type=int, default=80)
     parser.add_argument("--samples", type=int, default=96)
-    parser.add_argument("--resume", action="store_true", help="start from the grids there are, too")
+    parser.add_argument(
+        "--resume", action="store_true", help="start from the grids there are, too"
+    )
     parser.add_argument("--budgets", type=int, nargs="*", default=BUDGETS)
     parser.add_argument("--ranges", nargs="*", default=list(RANGES))
     parser.add_argument("--networks", nargs="*", default=["textures"],
                         help="names of shipped models or files, for the range vp")  # fmt: skip
+    parser.add_argument("--share", type=float, default=0.5, help="of the networks in the loss")
     parser.add_argument("--pictures", type=int, default=24, help="trajectories of each network")
     parser.add_argument("--methods", nargs="*", help="such as 4 or 3c, instead of those tried")
+    parser.add_argument(
+        "--starts", nargs="*", default=["even", "known"], choices=["even", "known"]
+    )
     parser.add_argument("--device", default="cpu", help="of the networks")
     parser.add_argument("--out", type=Path, default=Path("src/redrift/solvers/best.json"))
     options = parser.parse_args()
@@ -172,22 +199,14 @@ def main():
     for kind in options.ranges:
         process, ends = rd.EDM(ANGLE[kind], RANGES[kind][0]), RANGES[kind]
         names = options.networks if kind == "vp" else []
-
-        def problems(mixtures, n, seed):
-            """Return trajectories of mixtures and networks, and their weights."""
-            nets = [network(m, process, ends, options.pictures, seed, options.device) for m in names]
-            share = NETWORKS_SHARE if nets else 0.0
-            weights = [(1 - share) / len(mixtures)] * len(mixtures)
-            weights += [share / max(len(nets), 1)] * len(nets)
-            return [trajectories(process, p, ends, n, seed) for p in mixtures] + nets, weights
-
-        tasks, weights = problems(TRAIN, options.samples, 1)
-        held_out, held_weights = problems(HELD_OUT, 256, 2)
+        tasks, weights = problems(process, ends, TRAIN, names, options.samples, 1, options)
+        held_out, held_weights = problems(process, ends, HELD_OUT, names, 256, 2, options)
         rows, earlier = dict(table.get(kind, {})), None
         for budget in options.budgets:
             began = time.time()
             known = rows.get(str(budget)) if options.resume else None
-            row = fit(process, ends, tasks, weights, budget, starts_of(budget, known, earlier), options)
+            starts = starts_of(budget, known, earlier, options.starts)
+            row = fit(process, ends, tasks, weights, budget, starts, options)
             earlier = rows[str(budget)] = row
             build = builder(min(row["order"], budget), row.get("corrector", False))
             for label, shares in (("quadratic", [1.0] * budget), ("fitted", row["shares"])):
