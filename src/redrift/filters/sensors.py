@@ -286,8 +286,8 @@ def stepped(x: Tensor, z: Tensor, F: Tensor, G: Tensor | None) -> Tensor:
         z = z.permute(1, 2, 0)
         return torch.addcmul(z if G is None else z * G, x, F)
     flat = z.reshape(z.shape[0], -1)
-    noise = flat if G is None else G @ flat
-    return torch.addmm(noise, F, _columns(x)).view(d, B, N).permute(1, 2, 0)
+    moved = torch.addmm(flat, F, _columns(x)) if G is None else (G @ flat).addmm_(F, _columns(x))
+    return moved.view(d, B, N).permute(1, 2, 0)
 
 
 def slim(F: Tensor, G: Tensor) -> tuple[Tensor, Tensor | None]:
