@@ -41,6 +41,21 @@ def bug(name, file, old, new, *laws):
 
 
 BUGS = [
+    # --- grids that are fitted ---
+    bug(
+        "a smooth grid's parameters placed one knot too dense",
+        "fitting.py",
+        "torch.linspace(0, knots - 1, steps, dtype=torch.float64)",
+        "torch.linspace(0, knots, steps, dtype=torch.float64)",
+        "test_best.py::test_a_smooth_grid_has_log_shares_that_are_linear_between_its_knots",
+    ),
+    bug(
+        "weights of a fit forgotten",
+        "fitting.py",
+        "sum(w * value.cpu() for w, value in zip(weight, losses, strict=True))",
+        "sum(value.cpu() / len(losses) for w, value in zip(weight, losses, strict=True))",
+        "test_best.py::test_a_task_without_weight_takes_no_part_in_a_fit",
+    ),
     # --- tables of the plans ---
     bug(
         "the published gamma of three-stage RES, with c3 cubed",

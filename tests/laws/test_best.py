@@ -106,3 +106,28 @@ def test_fitting_lowers_the_loss_it_is_given(tasks):
     before = errors(tasks[:1], build(rd.VP(), warped(rd.VP(), shares, ends)))
     after = errors(tasks[:1], build(rd.VP(), warped(rd.VP(), fitted, ends)))
     assert math.prod(after) < math.prod(before) / 2
+
+
+def test_a_smooth_grid_has_log_shares_that_are_linear_between_its_knots(tasks):
+    def build(process, times):
+        return rd.deis(process, times, order=3, wants="v", starter=False)
+
+    ends, shares = rd.VP().interval, torch.ones(9, dtype=F64)
+    fitted = fit_grid(build, tasks[:1], shares, ends, iterations=12, knots=3)
+    bends = fitted.log().diff().diff()
+    assert bends[[0, 1, 2, 4, 5, 6]].abs().max() < 1e-12  # the middle knot is the fifth share
+    assert bends[3].abs() > 1e-2
+    before = errors(tasks[:1], build(rd.VP(), warped(rd.VP(), shares, ends)))
+    after = errors(tasks[:1], build(rd.VP(), warped(rd.VP(), fitted, ends)))
+    assert math.prod(after) < math.prod(before)
+
+
+def test_a_task_without_weight_takes_no_part_in_a_fit(tasks):
+    def build(process, times):
+        return rd.deis(process, times, order=2, wants="v", starter=False)
+
+    ends, shares = rd.VP().interval, torch.ones(5, dtype=F64)
+    both = fit_grid(build, tasks, shares, ends, iterations=4, weights=(3.0, 0.0))
+    alone = fit_grid(build, tasks[:1], shares, ends, iterations=4)
+    assert torch.equal(both, alone)
+    assert not torch.equal(both, fit_grid(build, tasks, shares, ends, iterations=4))
