@@ -41,6 +41,13 @@ def bug(name, file, old, new, *laws):
 
 
 BUGS = [
+    bug(
+        "a plan's own corrector kept between Langevin steps",
+        "collage/correctors.py",
+        "_alone(plan.rule), churn",
+        "plan.rule, churn",
+        "test_collage.py::test_a_langevin_step_costs_one_evaluation_whatever_the_plan_corrects",
+    ),
     # --- grids that are fitted ---
     bug(
         "a smooth grid's parameters placed one knot too dense",

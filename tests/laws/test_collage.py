@@ -484,6 +484,13 @@ def test_collage_below_average_below_independent_and_below_a_shorter_overlap():
         assert laws[0] < distance(chained(cov, 4), ode, cov)
 
 
+def test_a_langevin_step_costs_one_evaluation_whatever_the_plan_corrects():
+    grid = rd.timegrid(rd.VP(), 6)
+    for plan in (rd.best_plan(rd.VP(), 24), rd.deis(rd.VP(), grid, order=2, corrector=True)):
+        assert corrected(plan, 3).evaluations == 4 * plan.steps
+        assert corrected(plan, 0) == plan
+
+
 def test_correctors_leave_a_right_law_right_on_every_process():
     # an exact model, started in its own law: the variance stays within the step's own bias
     for process in (rd.VP(), rd.EDM(), rd.Flow(), rd.CLD()):

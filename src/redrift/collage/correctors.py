@@ -13,6 +13,7 @@ Churn puts noise back before a step instead (EDM, arXiv:2206.00364).
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from redrift.process import Process, convert
 from redrift.process.base import Wants
 from redrift.solvers import Plan, Row, Rule
 from redrift.solvers.churn import churned
+from redrift.solvers.multistep import Adams
+from redrift.solvers.plan import CleanEnd
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,13 @@ def _rho(signal: Tensor, root: Tensor) -> float:
     return float(ratio.max())
 
 
+def _alone(rule: Rule) -> Rule:
+    """Return a multistep rule without its corrector, any other as it is."""
+    if isinstance(rule, CleanEnd):
+        return dataclasses.replace(rule, rule=_alone(rule.rule))
+    return dataclasses.replace(rule, corrector=False) if isinstance(rule, Adams) else rule
+
+
 def corrected(
     plan: Plan,
     steps: int = 4,
@@ -84,7 +94,8 @@ def corrected(
     """Return a plan with Langevin correctors at each level, or churn before each step, or both.
 
     Args:
-        plan: one with a rule; its steps start without a history.
+        plan: one with a rule; its steps start without a history, and without a corrector of their
+            own (UniC), which would ask twice where there is none.
         steps: Langevin steps at each level, >= 0. Each costs one evaluation.
         size: of a step, in units of the noise's covariance, in (0, 1).
         churn: S_churn, the total over the run, >= 0; for processes with one noise level.
@@ -92,7 +103,7 @@ def corrected(
         high: neither where it is above.
 
     Returns:
-        a stochastic plan; `evaluations` counts the correctors.
+        a stochastic plan, or the one given where both are 0; `evaluations` counts the correctors.
 
     Raises:
         ValueError: if the plan has no rule, or an argument is out of range.
@@ -113,7 +124,9 @@ def corrected(
             f"correctors need 0 < size < 1 and 0 <= low < high, got size={size}, low={low}, "
             f"high={high}."
         )
-    rule = churned(plan.process, plan.rule, churn, plan.steps, low, high)
+    if not steps and not churn:
+        return plan
+    rule = churned(plan.process, _alone(plan.rule), churn, plan.steps, low, high)
     if steps:
         rule = Corrected(rule, plan.wants, steps, float(size), float(low), float(high))
     extra = [f"{steps} corrector{'s' * (steps > 1)}"] * bool(steps) + [f"churn {churn:g}"] * bool(
@@ -121,6 +134,5 @@ def corrected(
     )
     return Plan.build(
         plan.process, plan.times, rule, wants=plan.wants, order=plan.order, history=plan.history,
-        name=f"{plan.name} with {' and '.join(extra)}" if extra else plan.name,
-        papers=plan.papers, stochastic=plan.stochastic or bool(extra),
+        name=f"{plan.name} with {' and '.join(extra)}", papers=plan.papers, stochastic=True,
     )  # fmt: skip
