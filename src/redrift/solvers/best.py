@@ -79,20 +79,26 @@ def _between(table: dict[str, dict[str, Any]], budget: int) -> tuple[dict[str, A
     """Return the method and the covered share of the coordinate at each node.
 
     The fitted curves, share covered against share of steps taken, are mixed linearly in the log of
-    the budget; outside the fitted budgets the nearest curve serves.
+    the budget; where the methods differ, the lower budget's curve serves up to the higher one, and
+    outside the fitted budgets the nearest curve serves.
     """
     known = sorted(int(key) for key in table)
     below = max((n for n in known if n <= budget), default=known[0])
     above = min((n for n in known if n >= budget), default=known[-1])
+    if _method(table[str(below)]) != _method(table[str(above)]):
+        above = below
     u = np.linspace(0, 1, budget + 1)
     curves = [_curve(table[str(n)]["shares"], u) for n in (below, above)]
     mix = 0.0 if above == below else math.log(budget / below) / math.log(above / below)
-    near = table[str(below if mix < 0.5 else above)]
-    choice = {name: near[name] for name in ("order", "corrector") if name in near}
+    choice = _method(table[str(below)])
     choice["order"] = min(choice["order"], budget)
     covered = (1 - mix) * curves[0] + mix * curves[1]
     covered[0], covered[-1] = 0.0, 1.0
     return choice, covered
+
+
+def _method(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in ("order", "corrector") if name in row}
 
 
 def _curve(shares: list[float], u: Any) -> Any:  # noqa: ANN401
