@@ -42,6 +42,13 @@ def started(problem: problems.Problem, budget: int, config: peers.Config) -> dic
     return problems.summary(problem.errors(found.x, found.rho))
 
 
+def mean(values: list[float]) -> float:
+    """Return the geometric mean, the plain one where a value is zero."""
+    if min(values) <= 0:
+        return sum(values) / len(values)
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
 def best(problem: problems.Problem, budget: int, figures: dict[str, dict]) -> dict:
     """Return the best figures of schedulers that are given plain noise, and whose they are.
 
@@ -60,8 +67,7 @@ def best(problem: problems.Problem, budget: int, figures: dict[str, dict]) -> di
         for name in [n for n in ranked if n in low][:RERUN]:
             row = started(problem, budget, known[name])
             if figure in row:
-                values = row[figure]
-                scores[name] = math.exp(sum(map(math.log, values)) / len(values))
+                scores[name] = mean(row[figure])
         winner = min(scores, key=scores.__getitem__)
         out[figure], out["config"][figure] = float(f"{scores[winner]:.3g}"), winner
     return out

@@ -18,13 +18,13 @@ Parts: a problem's name; best_plan, that plan anew; noise, "best from plain nois
 """
 
 import functools
-import math
 import time
 
 import redrift as rd
 from benchmarks import _noise, _picture
 from benchmarks import _peers as peers
 from benchmarks import _problems as problems
+from benchmarks._noise import mean
 
 BUDGETS = (5, 6, 8, 9, 10, 12, 15, 20, 30, 50)
 QUICK = (6, 10, 15, 20)
@@ -116,13 +116,6 @@ def theirs(problem: problems.Problem, budget: int, config: peers.Config) -> dict
         return {"failure": found.failure}
     figures = problems.summary(problem.errors(found.x, found.rho))
     return {"evaluations": found.evaluations, "end": found.rho, **figures}
-
-
-def mean(values: list[float]) -> float:
-    """Return the geometric mean, the plain one where a value is zero."""
-    if min(values) <= 0:
-        return sum(values) / len(values)
-    return math.exp(sum(map(math.log, values)) / len(values))
 
 
 def ranked(scores: dict[str, dict], figure: str) -> list[str]:
