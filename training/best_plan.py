@@ -160,14 +160,9 @@ def fit(process, ends, tasks, weights, budget, starts, options):
                 knots=KNOTS if budget >= SMOOTH_FROM else None,
             )  # fmt: skip
             scores = score(build, tasks, warped(process, fitted, ends))
-            row = {
-                "order": order,
-                "shares": [round(float(s), 6) for s in fitted],
-                "fit": account(tasks, options),
-            }
-            found.append(
-                (total(scores, weights), {**row, "corrector": True} if corrector else row)
-            )
+            row = {"order": order, **({"corrector": True} if corrector else {})}
+            row |= {"shares": [round(float(s), 6) for s in fitted], "fit": account(tasks, options)}
+            found.append((total(scores, weights), row))
             print(f"  {budget} order {order}{'c' if corrector else ''} {found[-1][0]:.3f}  "
                   f"{shown(scores)}", flush=True)  # fmt: skip
     return min(found, key=lambda entry: entry[0])[1]

@@ -114,7 +114,7 @@ def fit_grid(
             loss_of(distances(follow(task.model, plan, task.first), task.last), tail)
             for task in tasks
         ]
-        loss = sum(w * value.cpu() for w, value in zip(weight, losses, strict=True))
+        loss = torch.stack([value.cpu() for value in losses]) @ weight.to(losses[0].dtype)
         if float(loss.detach()) < lowest:
             best, lowest = current.detach().clone(), float(loss.detach())
         (free.grad,) = torch.autograd.grad(
