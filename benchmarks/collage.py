@@ -156,8 +156,8 @@ def clocked(call, repeats):
 
 
 @torch.no_grad()
-def step_costs(model, pieces, repeats=3):
-    """Return the seconds of one step, and of its windows and overlaps as two plain batches."""
+def step_costs(model, pieces, repeats=5):
+    """Return the seconds of one step, and of its windows and overlaps as plain batches, in turns."""
     graph = chain((3, WIDTH, WIDTH), pieces, LAP)
     collaged = graph.denoiser(model, max_batch=16)
     x = torch.randn(1, *graph.shape)
@@ -175,7 +175,8 @@ def step_costs(model, pieces, repeats=3):
     def step():
         collaged.predict(x, level)
 
-    return clocked(step, repeats), clocked(plain, repeats)
+    turns = [(clocked(step, 1), clocked(plain, 1)) for _ in range(repeats)]
+    return tuple(map(min, zip(*turns, strict=True)))
 
 
 def memory(pieces):
@@ -226,9 +227,28 @@ def runs(model, pieces, steps=4):
     return row | {"calls in series": {"collage": steps, "outpainting": steps * pieces}}
 
 
+def costs(model, lengths):
+    """Return the seconds of a step, and its ratio to the plain batches, by the number of pieces."""
+    steps = {}
+    for n in lengths:
+        ours, plain = step_costs(model, n)
+        steps[n] = {"step": ours, "windows and overlaps alone": plain, "ratio": ours / plain}
+        print(n, steps[n], flush=True)
+    return steps
+
+
+LENGTHS, HELD = (4, 8, 32, 128, 256), (4, 64, 256)  # pieces: of the times, and of the memory
+
+
 def run_parts(parts, before, facts):
-    """Add the times of a GPU, the part "gpu", or the quality, the part "quality", to a result."""
+    """Measure parts again: "costs" (steps and memory), "gpu" (its times) and "quality"."""
+    unknown = sorted(set(parts) - {"costs", "gpu", "quality"})
+    if unknown:
+        raise SystemExit(f"no part {', '.join(unknown)}; there are costs, gpu, quality")
     done = dict(before)
+    if "costs" in parts:
+        done["steps"] = costs(rd.pretrained("textures"), LENGTHS)
+        done["memory"] = {n: memory(n) for n in HELD}
     if "gpu" in parts:
         model = shipped("textures")
         done["gpu"] = {"runs": {n: runs(model, n) for n in (8, 32, 128)}, "measured": facts}
@@ -240,16 +260,11 @@ def run_parts(parts, before, facts):
 
 def run(quick):
     model = rd.pretrained("textures")
-    lengths = (4, 16) if quick else (4, 8, 32, 128, 256)
-    steps = {}
-    for n in lengths:
-        ours, plain = step_costs(model, n)
-        steps[n] = {"step": ours, "windows and overlaps alone": plain, "ratio": ours / plain}
-        print(n, steps[n])
+    steps = costs(model, (4, 16) if quick else LENGTHS)
     return {
         "steps": steps,
         "runs": {n: runs(model, n) for n in ((8,) if quick else (8, 32, 128))},
-        "memory": {n: memory(n) for n in ((4, 16) if quick else (4, 64, 256))},
+        "memory": {n: memory(n) for n in ((4, 16) if quick else HELD)},
         "quality": quality(model, quick),
         "model": {k: model.card[k] for k in ("images", "seconds")},
     }
