@@ -1,4 +1,8 @@
-"""Turn a training run into a shipped model: python training/export.py digits."""
+"""Turn a training run into a shipped model: python training/export.py digits.
+
+With --distances RESULT.json, of `python -m benchmarks frechet`, the card of the model as it is shipped
+also states its Frechet distance.
+"""
 
 import argparse
 import json
@@ -6,6 +10,7 @@ from pathlib import Path
 
 import torch
 from linear import DATA_STD
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import redrift as rd
@@ -34,7 +39,10 @@ def main() -> None:
     parser.add_argument("name", choices=sorted([*_MODELS, *_CLASSIFIERS]))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--out", type=Path, default=Path("src/redrift/pretrained"))
+    parser.add_argument("--distances", type=Path, help="result of the benchmark `frechet`")
     options = parser.parse_args()
+    if options.distances:
+        return measured(options.name, options.distances, options.out)
     run = options.runs / options.name
     card = json.loads((run / "card.json").read_text())
     write = classifier if options.name in _CLASSIFIERS else diffusion
@@ -60,6 +68,28 @@ def diffusion(name: str, run: Path, card: dict, out: Path) -> Path:
         dtype=lambda weight: torch.float8_e4m3fn if short and short in weight else torch.float16,
     )  # fmt: skip
     return path
+
+
+def measured(name: str, result: Path, out: Path) -> None:
+    """Write a shipped model's Frechet distances into its card."""
+    found = json.loads(result.read_text())["result"][name]
+    path = out / f"{name}.safetensors"
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    card = json.loads(metadata["card"])
+    card["frechet"] = {
+        "features": f"of the shipped classifier {name!r}, not Inception's: no FID",
+        "samples": found["samples"],
+        "best_plan": dict(zip(map(str, found["budgets"]), found["redrift"]["best_plan"])),
+        "60 evaluations": found["converged"],
+        "real to real": found["floor"],
+        "Gaussian fit": found["gaussian"],
+        "class means": found["means"],
+    }
+    metadata["card"] = json.dumps(card)
+    weights = load_file(path)
+    write_atomically(path, lambda target: save_file(weights, target, metadata))
+    print(f"{path}: {card['frechet']}")
 
 
 def classifier(name: str, run: Path, card: dict, out: Path) -> Path:
