@@ -88,6 +88,31 @@ def test_a_pipeline_spends_its_budget_and_gives_what_sample_gives(pipeline, solv
     assert (x - end).abs().max() < (2e-3 if amplified else 2e-5) * end.abs().max()
 
 
+def test_the_corrected_default_plan_of_many_steps_runs_whole_and_from_its_middle():
+    pipe = tiny.build(tiny.ddpm)
+    pipe.scheduler = PlanScheduler.from_config(pipe.scheduler.config, solver="best")
+    seen, calls = spied(pipe.scheduler), count(pipe)
+    run(pipe, 24, batch_size=2)
+    assert pipe.scheduler.plan.rule.corrector
+    assert calls[0] == 24
+    start, end = seen
+    x = rd.sample(denoiser(pipe), pipe.scheduler.plan, x=start)
+    assert (x - end).abs().max() < 2e-5 * end.abs().max()
+    pipe = tiny.build(tiny.sd, D.StableDiffusionImg2ImgPipeline)
+    call = dict(prompt="a b", image=Image.new("RGB", (16, 16), (90, 120, 30)), guidance_scale=1.0)
+    counts = []
+    for scheduler in (
+        pipe.scheduler,
+        PlanScheduler.from_config(pipe.scheduler.config, solver="best"),
+    ):
+        pipe.scheduler, calls = scheduler, count(pipe)
+        x = run(pipe, 24, strength=0.5, **call)
+        counts.append(calls[0])
+        calls[1].remove()
+        assert torch.isfinite(x).all()
+    assert counts[0] == counts[1]
+
+
 @pytest.mark.parametrize("solver", ["deis", "res", "heun", "best"])
 @pytest.mark.parametrize("strength", [0.3, 0.8])
 def test_image_to_image_calls_the_network_as_often_as_with_diffusers_own(solver, strength):
