@@ -328,15 +328,15 @@ BUGS = [
     bug(
         "the incoming state changed in place",
         "_core/linalg.py",
-        "return z * table",
-        "return z.mul_(table)",
+        "state * weight if type(weight) is float",
+        "state.mul_(weight) if type(weight) is float",
         "test_sampling.py::test_inputs_stay_and_the_global_generator_is_untouched",
     ),
     bug(
         "the incoming state changed in place where its table is one",
         "_core/linalg.py",
-        "return z * table",
-        "return z if table == 1 else z * table",
+        "state * weight if type(weight) is float",
+        "state if weight == 1.0 else state * weight if type(weight) is float",
         "test_sampling.py::test_a_step_whose_table_is_one_leaves_the_state_it_started_from",
     ),
     bug(
@@ -1244,7 +1244,7 @@ def test_the_laws_pass_without_a_bug(tmp_path):
     code, outcomes, output = run_laws(copy, laws)
     assert code == 0, output
     for law in laws:
-        assert [o for test, o, _ in outcomes if belongs(test, law)] == ["passed"], (law, output)
+        assert {o for test, o, _ in outcomes if belongs(test, law)} == {"passed"}, (law, output)
 
 
 @pytest.mark.planted
