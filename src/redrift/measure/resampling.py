@@ -43,7 +43,7 @@ def systematic(log_w: Tensor, n: int, generator: Generators = None) -> Tensor:
 
 
 def margin(n: int) -> float:
-    """Return the distance from 0 and 1 within which rounding could move one of n teeth."""
+    """Return the distance from 0 and 1 within which float64 rounding could move one of n teeth."""
     return 4 * n * torch.finfo(torch.float64).eps
 
 
@@ -51,7 +51,7 @@ def comb(w: Tensor, n: int, shift: Tensor) -> Tensor:
     """Return the particle under each tooth (k + shift) / n of a comb over cumulated weights.
 
     Args:
-        w: weights (rows, N), at least 0, some above 0; they need not sum to 1.
+        w: float64 weights (rows, N), at least 0, some above 0; they need not sum to 1.
         n: teeth.
         shift: (rows, 1), at least `margin(n)` away from 0 and 1.
 
