@@ -14,7 +14,8 @@ finite data set exactly, so on it the others say nothing). A ratio is diffusers'
 above 1, redrift is nearer. Every method starts on the exact trajectory at its own first level; "best
 from plain noise" gives those that begin lower what a pipeline gives them, see `_noise`.
 
-Parts: a problem's name; best_plan, that plan anew; noise, "best from plain noise" anew.
+Parts: a problem's name; the name of a plan, such as best_plan, that plan anew; noise, "best from
+plain noise" anew.
 """
 
 import functools
@@ -48,7 +49,7 @@ PLANS = {
     "DEIS 4": dict(solver="deis", order=4),
     "DEIS 4, denoised": dict(solver="deis", order=4, end="denoise"),
     "DEIS 4, logsnr": dict(solver="deis", order=4, spacing="logsnr"),
-    "DEIS 4, no starter": dict(solver="deis", order=4, starter=False),
+    "DEIS 4, starter": dict(solver="deis", order=4, starter=True),
     "DEIS 4 in rho": dict(solver="deis", order=4, variable="rho"),
     "DEIS 2 in logrho": dict(solver="deis", order=2, variable="logrho"),
     "DEIS 3 in logrho, logsnr": dict(solver="deis", order=3, variable="logrho", spacing="logsnr"),
@@ -58,11 +59,9 @@ PLANS = {
     "iPNDM": dict(solver="ipndm"),
     "RES 2S": dict(solver="res", order=2),
     "RES 3S": dict(solver="res", order=3),
-    "RES 2M, lower end": dict(
-        solver="res", order=2, multistep=True, lower_final=True, starter=False
-    ),
+    "RES 2M, lower end": dict(solver="res", order=2, multistep=True, lower_final=True),
     "RES 2M, corrected, lower end": dict(
-        solver="res", order=2, multistep=True, lower_final=True, starter=False, corrector=True
+        solver="res", order=2, multistep=True, lower_final=True, corrector=True
     ),
     "Krogstad": dict(solver="krogstad"),
     "rhoRK kutta3": dict(solver="rho_rk"),
@@ -216,19 +215,22 @@ def run(quick: bool) -> dict:
 
 def run_parts(parts: tuple[str, ...], before: dict, facts: dict) -> dict:
     """Run some problems, or parts of all, and take the rest and what is known of diffusers from a result."""
-    unknown = sorted(set(parts) - {"best_plan", "noise", *problems.NAMES})
+    known = ("noise", *PLANS, *problems.NAMES)
+    unknown = sorted(set(parts) - set(known))
     if unknown:
-        raise SystemExit(f"no part {', '.join(unknown)}; there are best_plan, noise, "
-                         f"{', '.join(problems.NAMES)}")  # fmt: skip
+        raise SystemExit(f"no part {', '.join(unknown)}; there are {', '.join(known)}")
     peers.recall(before)
     done, budgets = dict(before["problems"]), tuple(before["budgets"])
-    for name in done if {"best_plan", "noise"} & set(parts) else ():
+    plans = [p for p in PLANS if p in parts]
+    for name in done if plans or "noise" in parts else ():
         found, problem = done[name], recorded(name, done[name])
-        if "best_plan" in parts:
-            rows = [ours(problem, budget, None) for budget in budgets]
+        found["redrift"] = {p: row for p, row in found["redrift"].items() if p in PLANS}
+        found["ratios"] = {p: row for p, row in found["ratios"].items() if p in PLANS}
+        for made in [p for p in plans if p in LEADING or not problem.like]:
+            rows = [ours(problem, budget, PLANS[made]) for budget in budgets]
             ratios = {f: [ratio(b, r, f) for b, r in zip(found["best"], rows)] for f in SHOWN}
-            found["redrift"]["best_plan"], found["ratios"]["best_plan"] = collect(rows), ratios
-            print(name, ratios, flush=True)
+            found["redrift"][made], found["ratios"][made] = collect(rows), ratios
+            print(name, made, found["redrift"][made], ratios, flush=True)
         if "noise" in parts:
             found[NOISE] = from_noise(problem, budgets, found)
             print(name, found[NOISE], flush=True)

@@ -63,6 +63,15 @@ BUGS = [
         "for value in losses]).mean()",
         "test_best.py::test_a_task_without_weight_takes_no_part_in_a_fit",
     ),
+    bug(
+        "a starter that nobody asked for",
+        "solvers/choose.py",
+        """options.setdefault("starter", False)
+        corrector""",
+        """options.setdefault("starter", budget >= 20)
+        corrector""",
+        "test_best.py::test_a_budget_is_worth_more_as_steps_than_as_a_starter",
+    ),
     # --- tables of the plans ---
     bug(
         "the published gamma of three-stage RES, with c3 cubed",

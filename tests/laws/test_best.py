@@ -97,6 +97,17 @@ def test_equal_shares_are_the_quadratic_grid():
         assert torch.allclose(times, rd.timegrid(process, 7, "quadratic"), rtol=1e-10)
 
 
+@pytest.mark.parametrize("budget", [20, 50])
+def test_a_budget_is_worth_more_as_steps_than_as_a_starter(tasks, budget):
+    for order in (3, 4):
+        options = {"solver": "deis", "order": order}
+        plain, started = (
+            errors(tasks, rd.plan_for(rd.VP(), budget, **options, **more))
+            for more in ({}, {"starter": True})
+        )
+        assert all(a < b for a, b in zip(plain, started))
+
+
 def test_fitting_lowers_the_loss_it_is_given(tasks):
     def build(process, times):
         return rd.deis(process, times, order=3, wants="v", starter=False)

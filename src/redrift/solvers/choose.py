@@ -50,9 +50,8 @@ def plan_for(
     """Build a plan that asks the network at most `evaluations` times.
 
     Stages, the starter and a last denoising step are counted. A single-step method whose stages do
-    not divide the budget begins with one shorter step. The starter is left out below 20
-    evaluations, where a step costs more accuracy than the order brings; say `starter=True` to have
-    it.
+    not divide the budget begins with one shorter step. Multistep methods start without a starter
+    unless asked: its evaluations are worth more as steps, see `docs/choose.md`.
 
     Args:
         process: the law.
@@ -153,7 +152,7 @@ def _steps(solver: str, budget: int, options: dict[str, Any]) -> int:
         options["first"] = remainder
         return steps + (remainder > 0)
     if solver in ("deis", "res"):
-        options.setdefault("starter", budget >= 20)
+        options.setdefault("starter", False)
         corrector = bool(options.get("corrector", False))
         return budget - (extra(options["order"], corrector) if options["starter"] else 0)
     return budget

@@ -187,7 +187,8 @@ def deis(
         wants: reading: "eps", "x0", or "v" (k = 1), the network's own output on EDM (up to its
             sign) and on models trained on v: its kernel is bounded at both ends.
         starter: ask order - 2 more times within the first step, so that the run keeps its order;
-            without it the run is of order 2 at most, which below 20 evaluations may cost less.
+            without it the run is of order 2 at most, and from pure noise often nearer for the same
+            evaluations, since there the first step leaves little behind.
         corrector: correct every step with the prediction at its end, which is then used for the
             next step: the order rises by one for no evaluation. Unstable in few steps on sharp
             data: use it from about 30 evaluations on.
