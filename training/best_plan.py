@@ -13,6 +13,7 @@ a look at the benchmark's networks. Their network `cifar10-fit` is `cifar10.py -
 import argparse
 import json
 import math
+import re
 import time
 from pathlib import Path
 
@@ -38,9 +39,9 @@ TRAIN = [(16, 8, NARROW, 11), (40, 32, NARROW, 13), (6, 3, NARROW, 14), (4, 8, S
 HELD_OUT = [(16, 8, NARROW, 21), (16, 8, NARROW, 22), (40, 32, NARROW, 23), (4, 8, SMOOTH, 24),
             (24, 48, SPECTRUM, 25)]  # fmt: skip
 SMOOTH_FROM, KNOTS = 12, 10  # budgets from which the grid is smooth, and its parameters
-# methods tried: order, corrector
-SHORT = ((3, False), (4, False), (2, True))
-LONG = ((4, False), (3, True))
+# methods tried: order, c for the corrector, @ the noise level at which the first question is asked
+SHORT = ("3", "4", "2c", "3@22", "4@15", "4@22")
+LONG = ("4", "4@22", "3c")
 
 
 def mixture(process, components, dim, width, seed):
@@ -107,10 +108,21 @@ def problems(process, ends, mixtures, names, n, seed, options):
     return tasks + [network(m, process, ends, many, seed, options.device) for m in names], weights
 
 
-def builder(order, corrector):
-    """Return the function from process and times to a plan."""
+def method(text):
+    """Return the options of `rd.deis` that a text such as 4, 3c or 4@22 stands for."""
+    found = re.fullmatch(r"([1-4])(c?)(?:@([\d.]+))?", text)
+    if not found:
+        raise SystemExit(f"no method {text!r}: say an order such as 4, 3c or 4@22")
+    order, corrector, ahead = found.groups()
+    more = {"corrector": True} if corrector else {}
+    return {"order": int(order), **more, **({"ahead": float(ahead)} if ahead else {})}
+
+
+def builder(row, budget):
+    """Return the function from process and times to a plan by a row's method."""
+    options = {name: row[name] for name in ("corrector", "ahead") if name in row}
     return lambda process, times: rd.deis(
-        process, times, order=order, corrector=corrector, wants="v", starter=False
+        process, times, order=min(row["order"], budget), wants="v", starter=False, **options
     )
 
 
@@ -151,22 +163,18 @@ def starts_of(budget, known, earlier, kinds):
 def fit(process, ends, tasks, weights, budget, starts, options):
     """Return the row of the table with the best score on the training problems."""
     found = []
-    methods = SHORT if budget < SMOOTH_FROM else LONG
-    if options.methods:
-        methods = [(int(m[0]), m.endswith("c")) for m in options.methods]
-    for order, corrector in methods:
-        build = builder(min(order, budget), corrector)
+    for text in options.methods or (SHORT if budget < SMOOTH_FROM else LONG):
+        build = builder(method(text), budget)
         for shares in starts:
             fitted = fit_grid(
                 build, tasks, shares, ends, weights=weights, iterations=options.iterations,
                 knots=KNOTS if budget >= SMOOTH_FROM else None,
             )  # fmt: skip
             scores = score(build, tasks, warped(process, fitted, ends))
-            row = {"order": order, **({"corrector": True} if corrector else {})}
-            row |= {"shares": [round(float(s), 6) for s in fitted], "fit": account(tasks, options)}
+            row = {**method(text), "shares": [round(float(s), 6) for s in fitted]}
+            row["fit"] = account(tasks, options)
             found.append((total(scores, weights), row))
-            print(f"  {budget} order {order}{'c' if corrector else ''} {found[-1][0]:.3f}  "
-                  f"{shown(scores)}", flush=True)  # fmt: skip
+            print(f"  {budget} {text} {found[-1][0]:.3f}  {shown(scores)}", flush=True)
     return min(found, key=lambda entry: entry[0])[1]
 
 
@@ -183,7 +191,7 @@ def main():
                         help="names of shipped models or files, for the range vp")  # fmt: skip
     parser.add_argument("--share", type=float, default=0.5, help="of the networks in the loss")
     parser.add_argument("--pictures", type=int, default=24, help="trajectories of each network")
-    parser.add_argument("--methods", nargs="*", help="such as 4 or 3c, instead of those tried")
+    parser.add_argument("--methods", nargs="*", help="such as 4, 3c or 4@22, not those tried")
     parser.add_argument(
         "--starts", nargs="*", default=["even", "known"], choices=["even", "known"]
     )
@@ -205,7 +213,7 @@ def main():
             starts = starts_of(budget, known, earlier, options.starts)
             row = fit(process, ends, tasks, weights, budget, starts, options)
             earlier = rows[str(budget)] = row
-            build = builder(min(row["order"], budget), row.get("corrector", False))
+            build = builder(row, budget)
             for label, shares in (("quadratic", [1.0] * budget), ("fitted", row["shares"])):
                 times = warped(process, torch.tensor(shares, dtype=F64), ends)
                 scores = score(build, held_out, times)

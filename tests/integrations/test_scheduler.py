@@ -225,6 +225,20 @@ def test_noise_is_added_by_level_and_velocity_is_its_companion():
     assert torch.allclose(flow.scale_noise(x, torch.tensor([250.0]), e), 0.75 * x + 0.25 * e)
 
 
+def test_noise_at_the_first_timestep_is_that_of_the_start_also_where_it_asks_ahead():
+    scheduler = PlanScheduler(solver="best")
+    scheduler.set_timesteps(5)
+    x, e = noise((1, 2, 4, 4)), noise((1, 2, 4, 4)).flip(-1)
+    start = scheduler.process.level(scheduler.plan.times[0])
+    assert float(scheduler.plan.rows[0].asks[0].t) < 0.9 * float(start.t)
+    for t, level in (
+        (scheduler.timesteps[:1], start),
+        (scheduler.timesteps[1:2], scheduler.plan.rows[1].start),
+    ):
+        expected = float(level.signal) * x + float(level.root) * e
+        assert torch.allclose(scheduler.add_noise(x, e, t), expected, atol=1e-6)
+
+
 def test_it_takes_at_most_five_tensor_operations():
     from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -136,18 +136,21 @@ def compile_plan(plan: Plan, predicts: str, rows: Sequence[Row] | None = None) -
 
     Raises:
         ValueError: if the plan has tables per frequency or block, or begins with a row that asks
-            for nothing (churn), which a host's loop cannot run.
+            for nothing (churn), which a host's loop cannot run. A plan that asks ahead of its start
+            does so where the state stays as it is, on variance-preserving processes.
     """
     process = plan.process
     if process.k > 1 or process.modes:
         raise ValueError(
             f"a scheduler needs a process with one noise level, got {process.describe()}."
         )
+    if rows is None and not _asks_at_its_start(plan.rows[0]):
+        plan = _without(plan, "ahead", None)
     rows = list(plan.rows) if rows is None else list(rows)
-    if not rows[0].asks:
+    if not (rows[0].asks and _asks_at_its_start(rows[0])):
         raise ValueError(
-            f"the plan {plan.name!r} begins with a row that asks the network for nothing; a host's "
-            "loop begins with an evaluation: leave churn out."
+            f"the plan {plan.name!r} begins with a row that asks the network for nothing, or not at the "
+            "state it starts from; a host's loop begins with an evaluation: leave churn out."
         )
     levels = [level for row in rows for level in row.asks]
     pairs = [mix(process, level, predicts, plan.wants) for level in levels]
@@ -157,7 +160,7 @@ def compile_plan(plan: Plan, predicts: str, rows: Sequence[Row] | None = None) -
     for row in rows:
         own: list[int] = []
         for s in range(len(row.asks)):
-            fresh.append(s == 0 and row.fresh)
+            fresh.append(s == 0 and (row.fresh or row is rows[0]))
             if not fresh[-1]:
                 moves[len(fresh) - 2].append(_move(row, s, own, memory, pairs))
             own.append(len(fresh) - 1)
@@ -214,16 +217,17 @@ def enter(program: Program, i: int) -> Program:
     """
     if i == 0:
         return program
-    plan, left = _without_starter(program.plan), len(program) - i
-    ahead = [step.level for step in program.instructions[i:]]
+    plan = _without(_without(program.plan, "starter", False), "ahead", None)
+    left = len(program) - i
+    to_come = [step.level for step in program.instructions[i:]]
     for j in range(1, plan.steps):
         rest = plan.start(j)
         lead = left - rest.evaluations
         if lead >= 0:
             boundary = rest.rows[0].start
-            rows = _singles(plan, [*ahead[:lead], boundary] if lead else [])
+            rows = _singles(plan, [*to_come[:lead], boundary] if lead else [])
             return compile_plan(rest, program.predicts, [*rows, *rest.rows])
-    rows = _singles(plan, [*ahead, list(plan.rows)[-1].end])
+    rows = _singles(plan, [*to_come, list(plan.rows)[-1].end])
     return compile_plan(plan, program.predicts, rows)
 
 
@@ -239,14 +243,20 @@ def _singles(plan: Plan, levels: Sequence[Level]) -> list[Row]:
     return rows
 
 
-def _without_starter(plan: Plan) -> Plan:
-    """Return the plan with a rule that does not ask for more in its first step."""
+def _asks_at_its_start(row: Row) -> bool:
+    """Say whether the first state that is asked at is the one the row starts from."""
+    first = row.weights[0]
+    return row.fresh or (len(first) == 1 and abs(float(first[0]) - 1) < 1e-9)  # pyright: ignore
+
+
+def _without(plan: Plan, option: str, value: Any) -> Plan:  # noqa: ANN401
+    """Return the plan whose rule, or the rule inside it, has another value for an option."""
     rule: Any = plan.rule
-    inner = getattr(rule, "rule", None)
-    if inner is not None and getattr(inner, "starter", False):
-        rule = dataclasses.replace(rule, rule=dataclasses.replace(inner, starter=False))
-    elif getattr(rule, "starter", False):
-        rule = dataclasses.replace(rule, starter=False)
+    inner: Any = getattr(rule, "rule", None)
+    if getattr(inner, option, value) != value:
+        rule = dataclasses.replace(rule, rule=dataclasses.replace(inner, **{option: value}))
+    elif getattr(rule, option, value) != value:
+        rule = dataclasses.replace(rule, **{option: value})
     else:
         return plan
     return plan.rebuilt(rule=rule)

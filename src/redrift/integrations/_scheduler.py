@@ -368,7 +368,14 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
     # ------------------------------------------------------------------ noise
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Return alpha x0 + sigma noise at the network's times (B,), which may be any."""
+        """Return alpha x0 + sigma noise at the network's times (B,), which may be any.
+
+        The first of `timesteps` stands for the start of the run, also where the plan asks ahead of it.
+        """
+        if self._program is not None:
+            given = torch.as_tensor(timesteps, dtype=torch.float64, device="cpu")
+            start = float(self._program.plan.times[0]) * net_time(self.config)
+            timesteps = torch.where((given - self._times[0]).abs() < 1e-3, start, given)
         signal, root = self._levels(timesteps, original_samples)
         return signal * original_samples + root * noise
 

@@ -3,9 +3,10 @@ r"""One documented default per budget.
 Below 50 evaluations the grid matters more than the method: the defaults are Adams plans on v in the
 angle, whose kernel is bounded at both ends, on time grids fitted offline by `training/best_plan.py`
 to mixtures of several kinds and dimensions and, on VP, to networks, with a loss half of which is the
-worst tenth. From 20 evaluations on VP they are corrected (UniC, order 3). Budgets between the fitted
-ones take the grid between theirs. Each row of `best.json` says what it was fitted to; those marked
-"mixed" are means of fitted curves.
+worst tenth. Up to 9 evaluations on VP a run from pure noise asks its first question ahead, at
+sigma / alpha = 22 (see `solvers.multistep`); from 20 the plans are corrected (UniC, order 3). Budgets
+between the fitted ones take the grid between theirs. Each row of `best.json` says what it was fitted to;
+those marked "mixed" are means of fitted curves.
 
 The grids were fitted for sigma / alpha from 150 to .01 (discrete VP models) and from 80 to .002 (EDM)
 and are stretched to other ends. `redrift.calibration` fits a grid to your own network.
@@ -99,7 +100,7 @@ def _between(table: dict[str, dict[str, Any]], budget: int) -> tuple[dict[str, A
 
 
 def _method(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: row[name] for name in ("order", "corrector") if name in row}
+    return {name: row[name] for name in ("order", "corrector", "ahead") if name in row}
 
 
 def _curve(shares: list[float], u: Any) -> Any:  # noqa: ANN401

@@ -9,11 +9,16 @@ which caps the whole run at order 2 however long the history grows. The starter 
 one (order 3) or two (order 4) interior levels of the first step, so that the run keeps its order,
 for order - 2 evaluations more.
 
+A run from pure noise may ask its first question further down instead (`ahead`): at sigma / alpha = 150
+a network's prediction of the clean sample is hardly more than its class mean and rough, and it would
+steer the whole first step. This one is ours.
+
 Papers: DEIS, arXiv:2204.13902; DDIM, arXiv:2010.02502; UniPC, arXiv:2302.04867 (the corrector).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +28,7 @@ from torch import Tensor
 from redrift._core.errors import choose, whole
 from redrift.process import Level, Process
 from redrift.process.base import Wants
+from redrift.process.convert import mix
 from redrift.solvers.coefficients import (
     VARIABLES,
     adams,
@@ -30,6 +36,7 @@ from redrift.solvers.coefficients import (
     finite,
     fraction,
     one,
+    require_scalar,
     transfer,
 )
 from redrift.solvers.plan import Coefficients, End, Plan, Row
@@ -77,6 +84,7 @@ class Adams:
         lower_final: whether the last step drops to order 1, which pays for the reading x0 on grids
             whose last step is long in log-SNR.
         corrector: whether steps are corrected (UniC), which lifts the order by one.
+        ahead: noise level sigma / alpha at which a first step across it asks, or None.
     """
 
     wants: Wants
@@ -85,12 +93,15 @@ class Adams:
     starter: bool = True
     lower_final: bool = False
     corrector: bool = False
+    ahead: float | None = None
 
     def __call__(
         self, process: Process, past: Sequence[Tensor], t: Tensor, next_t: Tensor, *, left: int
     ) -> Sequence[Row]:
         """Return the step's row."""
         start, end = process.level(t), process.level(next_t)
+        if self.ahead is not None and not past and _noise(end) < self.ahead < _noise(start):
+            return (self._lead(process, start, end, last=left == 0),)
         if not (finite(process, t) and finite(process, next_t)):
             return (single(process, self.wants, start, end, past),)
         order = 1 if self.lower_final and left == 0 else self.order
@@ -121,6 +132,25 @@ class Adams:
         A = transfer(process, self.wants, start, end)
         return A, tuple(adams(process, self.wants, start, end, points, self.variable))
 
+    def _lead(self, process: Process, start: Level, end: Level, *, last: bool) -> Row:
+        """Return a first step of order 1 that asks within it, at the state scaled as noise is.
+
+        The scale is that of the exact flow of standard normal data; under VP it is one. The clean
+        sample that is predicted there is held over the step.
+        """
+        assert self.ahead is not None
+        depth = torch.tensor(-math.log(self.ahead), dtype=torch.float64)
+        at = process.level(require_scalar(process, "ahead").unclock(depth))
+        scale = _size(at) / _size(start)
+        A, C = constant(process, "x0", start, end)
+        P, Q = mix(process, at, self.wants, "x0")  # x0 = P z + Q e at the level that is asked
+        A, C = A + C * P * scale, C * Q
+        if last or not self.corrector or not finite(process, start.t):
+            return Row(start, end, (at,), (scale, A), ((), (C,)), keep=(0,), fresh=False)
+        corrected, (new, old) = self._step(process, start, end, [end.t, at.t])
+        stages, weights = (scale, A, corrected), ((), (C,), (old, new))
+        return Row(start, end, (at, end), stages, weights, keep=(1, 0), fresh=False)
+
     def _first(self, process: Process, start: Level, end: Level) -> Row:
         """Return a first step whose local error is h^order: interior stages, newest node last."""
         fractions, keep = STARTS[self.order + self.corrector]
@@ -137,6 +167,32 @@ class Adams:
             A.append(a)
             C.append(tuple(row))
         return Row(start, end, tuple(asks), tuple(A), tuple(C), keep=keep)
+
+
+def _check_ahead(ahead: float, starter: bool, wants: Wants) -> None:
+    if not 0 < ahead < math.inf:
+        raise ValueError(
+            f"ahead={ahead} must be a noise level sigma / alpha, such as 15, or None."
+        )
+    if wants == "eps":
+        raise ValueError(
+            f"ahead={ahead:g} needs wants='v' or 'x0': the noise that is predicted at a state off the "
+            "path is not the path's."
+        )
+    if starter:
+        raise ValueError(
+            f"ahead={ahead:g} and the starter both say where the first step asks: give starter=False."
+        )
+
+
+def _noise(level: Level) -> float:
+    """Return sigma / alpha."""
+    return float((level.root / level.signal).detach().max())
+
+
+def _size(level: Level) -> Tensor:
+    """Return the standard deviation of the state of standard normal data."""
+    return (level.signal**2 + level.root**2).sqrt()
 
 
 def ddim(process: Process, times: Tensor | Sequence[float], *, end: End = "min") -> Plan:
@@ -168,6 +224,7 @@ def deis(
     wants: Wants = "eps",
     starter: bool = True,
     corrector: bool = False,
+    ahead: float | None = None,
     end: End = "min",
 ) -> Plan:
     r"""Build DEIS: exponential Adams-Bashforth on the prediction.
@@ -192,10 +249,17 @@ def deis(
         corrector: correct every step with the prediction at its end, which is then used for the
             next step: the order rises by one for no evaluation. Unstable in few steps on sharp
             data: use it from about 30 evaluations on.
+        ahead: noise level sigma / alpha at which a first step across it asks instead of at its start;
+            about 20. For runs of few steps from pure noise, with wants "v" or "x0", without the
+            starter, on processes with one noise level. The state is taken there as if the data were
+            standard normal, and the clean sample predicted is held over the step, which is then of
+            order 1.
         end: "min", "zero" or "denoise", see `Plan.build`.
 
     Raises:
-        ValueError: if the order is not 1 to 4 or above the number of steps, or the variable unknown.
+        ValueError: if the order is not 1 to 4 or above the number of steps, the variable unknown, or
+            `ahead` not positive, beside a starter, on eps, or of a process with more than one noise
+            level.
 
     Cost: 1 evaluation per step (+ the starter's), order - 1 stored predictions (order with the
     corrector).
@@ -209,12 +273,16 @@ def deis(
     variable = variable or ("angle" if wants == "v" else "t")
     choose("variable", variable, VARIABLES)
     choose("wants", wants, ("eps", "x0", "v"))
-    rule = Adams(wants, variable, order, starter, corrector=corrector)
+    if ahead is not None:
+        require_scalar(process, "ahead")
+        _check_ahead(ahead, starter, wants)
+    rule = Adams(wants, variable, order, starter, corrector=corrector, ahead=ahead)
     matrix = process.k > 1 or bool(process.modes)
     papers = ("deis", *(("gddim",) if matrix else ()), *(("unipc",) if corrector else ()))
     notes = [] if variable == "t" else [f"in {variable}"]
     notes += [] if wants == "eps" else [f"on {wants}"]
     notes += ["corrected"] if corrector else []
+    notes += [f"asking ahead at {ahead:g}"] if ahead is not None else []
     name = " ".join([f"DEIS order {order}", *notes])
     return Plan.build(
         process, times, rule, wants=wants, order=order, history=order - 1 + corrector, name=name,
