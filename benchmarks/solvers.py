@@ -50,6 +50,7 @@ PLANS = {
     "DEIS 4, denoised": dict(solver="deis", order=4, end="denoise"),
     "DEIS 4, logsnr": dict(solver="deis", order=4, spacing="logsnr"),
     "DEIS 4, starter": dict(solver="deis", order=4, starter=True),
+    "DEIS 4, no starter": dict(solver="deis", order=4, starter=False),
     "DEIS 4 in rho": dict(solver="deis", order=4, variable="rho"),
     "DEIS 2 in logrho": dict(solver="deis", order=2, variable="logrho"),
     "DEIS 3 in logrho, logsnr": dict(solver="deis", order=3, variable="logrho", spacing="logsnr"),
@@ -59,9 +60,11 @@ PLANS = {
     "iPNDM": dict(solver="ipndm"),
     "RES 2S": dict(solver="res", order=2),
     "RES 3S": dict(solver="res", order=3),
-    "RES 2M, lower end": dict(solver="res", order=2, multistep=True, lower_final=True),
+    "RES 2M, lower end": dict(
+        solver="res", order=2, multistep=True, lower_final=True, starter=False
+    ),
     "RES 2M, corrected, lower end": dict(
-        solver="res", order=2, multistep=True, lower_final=True, corrector=True
+        solver="res", order=2, multistep=True, lower_final=True, starter=False, corrector=True
     ),
     "Krogstad": dict(solver="krogstad"),
     "rhoRK kutta3": dict(solver="rho_rk"),
@@ -71,8 +74,8 @@ PLANS = {
 }
 # on a network that takes a tenth of a second, and for pictures
 LEADING = (
-    *("best_plan", "DDIM", "DEIS 2", "DEIS 3", "DEIS 4", "DEIS 2 in logrho"),
-    *("RES 2S", "RES 3S", "DPM++ 2M", "DPM++ 2S"),
+    *("best_plan", "DDIM", "DEIS 2", "DEIS 3", "DEIS 4", "DEIS 4, starter", "DEIS 4, no starter"),
+    *("DEIS 2 in logrho", "RES 2S", "RES 3S", "DPM++ 2M", "DPM++ 2S"),
 )
 
 

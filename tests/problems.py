@@ -132,6 +132,15 @@ def mixture(process, *, components=4, dim=4, low=0.15, high=0.3, seed=0):
     return GaussianMixture(weights, means, std, process)
 
 
+def wide(process, *, components=8, dim=12, seed=0):
+    """Return a mixture with the spectrum of pictures: standard deviations from 12 down to .03."""
+    g = generator(seed)
+    scale = 12.0 * (0.03 / 12.0) ** torch.linspace(0, 1, dim, dtype=F64)
+    means = 0.6 * scale * torch.randn(components, dim, generator=g, dtype=F64)
+    std = scale * (0.5 + 0.3 * torch.rand(components, dim, generator=g, dtype=F64))
+    return GaussianMixture(torch.ones(components, dtype=F64), means, std, process)
+
+
 def noisy_start(model, t, n, seed=1):
     """Draw states from the exact marginal at time t, modal."""
     g = generator(seed)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import redrift as rd
-from problems import F64, generator
+from problems import F64, generator, wide
 from redrift.calibration import calibrate
 from redrift.denoise import GaussianMixture
 from redrift.solvers.bend import Bent
@@ -57,6 +57,22 @@ def test_what_it_reports_are_the_errors_of_the_plans_on_the_held_out_quarter():
     assert found.held_out == 24
     assert found.before.median == pytest.approx(float(error.median()), rel=1e-6)
     assert found.before.p90 == pytest.approx(float(error.quantile(0.9)), rel=1e-6)
+
+
+@pytest.mark.parametrize("broad", [False, True])
+def test_a_plan_that_asks_ahead_is_fitted_to_what_suits_the_data(broad):
+    plan = rd.best_plan(rd.VP(), 5)
+    model = wide(plan.process) if broad else narrow(plan.process)
+    found = calibrate(
+        model, plan, shape=(12 if broad else 3,), samples=96, dtype=F64, budget=60 * 5 + 120,
+        reference=120, generator=generator(5),
+    )  # fmt: skip
+    assert plan.rule.ahead
+    assert found.plan.rule.ahead == (plan.rule.ahead if broad else None)
+    assert ("the first at" in str(found.plan)) == broad
+    assert found.evaluations == 120 + 5 * found.iterations <= 60 * 5 + 120
+    gain = found.before.median * found.before.p90 / (found.after.median * found.after.p90)
+    assert gain > (1.2 if broad else 4.0)
 
 
 def test_a_plan_that_cannot_be_bettered_is_given_back():

@@ -11,11 +11,10 @@ operations, and none of them waits for the device.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -145,7 +144,7 @@ def compile_plan(plan: Plan, predicts: str, rows: Sequence[Row] | None = None) -
             f"a scheduler needs a process with one noise level, got {process.describe()}."
         )
     if rows is None and not _asks_at_its_start(plan.rows[0]):
-        plan = _without(plan, "ahead", None)
+        plan = plan.varied(ahead=None)
     rows = list(plan.rows) if rows is None else list(rows)
     if not (rows[0].asks and _asks_at_its_start(rows[0])):
         raise ValueError(
@@ -217,7 +216,7 @@ def enter(program: Program, i: int) -> Program:
     """
     if i == 0:
         return program
-    plan = _without(_without(program.plan, "starter", False), "ahead", None)
+    plan = program.plan.varied(starter=False, ahead=None)
     left = len(program) - i
     to_come = [step.level for step in program.instructions[i:]]
     for j in range(1, plan.steps):
@@ -247,16 +246,3 @@ def _asks_at_its_start(row: Row) -> bool:
     """Say whether the first state that is asked at is the one the row starts from."""
     first = row.weights[0]
     return row.fresh or (len(first) == 1 and abs(float(first[0]) - 1) < 1e-9)  # pyright: ignore
-
-
-def _without(plan: Plan, option: str, value: Any) -> Plan:  # noqa: ANN401
-    """Return the plan whose rule, or the rule inside it, has another value for an option."""
-    rule: Any = plan.rule
-    inner: Any = getattr(rule, "rule", None)
-    if getattr(inner, option, value) != value:
-        rule = dataclasses.replace(rule, rule=dataclasses.replace(inner, **{option: value}))
-    elif getattr(rule, option, value) != value:
-        rule = dataclasses.replace(rule, **{option: value})
-    else:
-        return plan
-    return plan.rebuilt(rule=rule)

@@ -243,9 +243,9 @@ def deis(
             and "t" otherwise.
         wants: reading: "eps", "x0", or "v" (k = 1), the network's own output on EDM (up to its
             sign) and on models trained on v: its kernel is bounded at both ends.
-        starter: ask order - 2 more times within the first step, so that the run keeps its order;
-            without it the run is of order 2 at most, and from pure noise often nearer for the same
-            evaluations, since there the first step leaves little behind.
+        starter: ask order - 2 more times within the first step, so that the run keeps its order.
+            Without it the run is of order 2 at most, but from pure noise nearer for the same
+            evaluations unless the data are as wide as pictures (docs/choose.md).
         corrector: correct every step with the prediction at its end, which is then used for the
             next step: the order rises by one for no evaluation. Unstable in few steps on sharp
             data: use it from about 30 evaluations on.
@@ -253,7 +253,8 @@ def deis(
             about 20. For runs of few steps from pure noise, with wants "v" or "x0", without the
             starter, on processes with one noise level. The state is taken there as if the data were
             standard normal, and the clean sample predicted is held over the step, which is then of
-            order 1.
+            order 1. A first step that does not cross the level is the plain one; where the
+            printed plan asks ahead, it says so.
         end: "min", "zero" or "denoise", see `Plan.build`.
 
     Raises:
@@ -282,7 +283,6 @@ def deis(
     notes = [] if variable == "t" else [f"in {variable}"]
     notes += [] if wants == "eps" else [f"on {wants}"]
     notes += ["corrected"] if corrector else []
-    notes += [f"asking ahead at {ahead:g}"] if ahead is not None else []
     name = " ".join([f"DEIS order {order}", *notes])
     return Plan.build(
         process, times, rule, wants=wants, order=order, history=order - 1 + corrector, name=name,

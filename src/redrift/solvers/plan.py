@@ -12,7 +12,7 @@ and never branch on a time's value, so that a time grid can be fitted by autogra
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -279,6 +279,15 @@ class Plan:
             stochastic=self.stochastic,
         )  # fmt: skip
 
+    def varied(self, **options: Any) -> Plan:  # noqa: ANN401
+        """Return the plan with other options of its innermost rule, such as `ahead=None`.
+
+        Options that the rule does not have are passed over; where none changes, or the rows are
+        fixed data, the plan itself is returned.
+        """
+        rule = _varied(self.rule, options)
+        return self if rule is self.rule else self.rebuilt(rule=rule)
+
     def start(self, i: int) -> Plan:
         """Return the plan of the steps from i on, its rows made anew with an empty history.
 
@@ -300,6 +309,9 @@ class Plan:
     def __str__(self) -> str:
         noise = "stochastic" if self.stochastic else "deterministic"
         counts = f"{self.steps} steps, {self.evaluations} evaluations"
+        first = self.rows[0].asks[:1]
+        if first and first[0].t != self.times[0]:
+            counts += f" (the first at t={float(first[0].t):.3g})"
         return f"{self.name} | {counts} | {self.process.describe()} | {noise}"
 
     def cite(self) -> str:
@@ -320,6 +332,15 @@ class Plan:
         from redrift.solvers.store import load
 
         return load(path)
+
+
+def _varied(rule: Any, options: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    inner = getattr(rule, "rule", None)
+    if inner is not None:
+        found = _varied(inner, options)
+        return rule if found is inner else replace(rule, rule=found)
+    new = {key: v for key, v in options.items() if getattr(rule, key, v) != v}
+    return replace(rule, **new) if new else rule
 
 
 def check_times(process: Process, times: Tensor | Sequence[float]) -> Tensor:
