@@ -40,8 +40,7 @@ HELD_OUT = [(16, 8, NARROW, 21), (16, 8, NARROW, 22), (40, 32, NARROW, 23), (4, 
             (24, 48, SPECTRUM, 25)]  # fmt: skip
 SMOOTH_FROM, KNOTS = 12, 10  # budgets from which the grid is smooth, and its parameters
 # methods tried: order, c for the corrector, @ the noise level at which the first question is asked
-SHORT = ("3", "4", "2c", "3@22", "4@15", "4@22")
-LONG = ("4", "4@22", "3c")
+SHORT, LONG, AHEAD = ("3", "4", "2c"), ("4", "3c"), ("3@22", "4@15", "4@22")
 
 
 def mixture(process, components, dim, width, seed):
@@ -163,7 +162,8 @@ def starts_of(budget, known, earlier, kinds):
 def fit(process, ends, tasks, weights, budget, starts, options):
     """Return the row of the table with the best score on the training problems."""
     found = []
-    for text in options.methods or (SHORT if budget < SMOOTH_FROM else LONG):
+    usual = AHEAD if options.ahead else SHORT if budget < SMOOTH_FROM else LONG
+    for text in options.methods or usual:
         build = builder(method(text), budget)
         for shares in starts:
             fitted = fit_grid(
@@ -193,6 +193,9 @@ def main():
     parser.add_argument("--pictures", type=int, default=24, help="trajectories of each network")
     parser.add_argument("--methods", nargs="*", help="such as 4, 3c or 4@22, not those tried")
     parser.add_argument(
+        "--ahead", action="store_true", help="fit the grids that ask ahead, kept apart"
+    )
+    parser.add_argument(
         "--starts", nargs="*", default=["even", "known"], choices=["even", "known"]
     )
     parser.add_argument("--device", default="cpu", help="of the networks")
@@ -206,7 +209,8 @@ def main():
         names = options.networks if kind == "vp" else []
         tasks, weights = problems(process, ends, TRAIN, names, options.samples, 1, options)
         held_out, held_weights = problems(process, ends, HELD_OUT, names, 256, 2, options)
-        rows, earlier = dict(table.get(kind, {})), None
+        name = f"{kind} ahead" if options.ahead else kind
+        rows, earlier = dict(table.get(name, {})), None
         for budget in options.budgets:
             began = time.time()
             known = rows.get(str(budget)) if options.resume else None
@@ -217,9 +221,9 @@ def main():
             for label, shares in (("quadratic", [1.0] * budget), ("fitted", row["shares"])):
                 times = warped(process, torch.tensor(shares, dtype=F64), ends)
                 scores = score(build, held_out, times)
-                print(f"{kind} {budget:3d} held out, {label}: {total(scores, held_weights):.3f}  "
+                print(f"{name} {budget:3d} held out, {label}: {total(scores, held_weights):.3f}  "
                       f"{shown(scores)}  ({time.time() - began:.0f} s)", flush=True)  # fmt: skip
-            table[kind] = rows
+            table[name] = rows
             write_atomically(options.out, lambda p: Path(p).write_text(json.dumps(table) + "\n"))
 
 

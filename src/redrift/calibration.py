@@ -25,7 +25,7 @@ from redrift.process import ScalarProcess
 from redrift.process.grids import vp_time
 from redrift.solvers import Plan, plan_for
 from redrift.solvers.bend import Bent
-from redrift.solvers.plan import CleanEnd
+from redrift.solvers.plan import CleanEnd, without
 from redrift.solvers.warp import warped
 
 _TAIL = 0.1
@@ -103,7 +103,7 @@ def calibrate(
     """Fit a plan's time grid to one model by gradient, and judge it on held-out trajectories.
 
     Half of the trajectories are fitted, a quarter decides when to stop, and a quarter gives the
-    reported errors. A plan that asks ahead of its start (as `best_plan` does up to 9 evaluations) is
+    reported errors. A plan that asks ahead of its start (as `best_plan` may at 5 to 7 evaluations) is
     also fitted asking at its start; the better on validation after a fifth of the iterations goes on.
     Where the fitted plan is not better there (in the product of median and 90th
     percentile, with at most one in a hundred more that end elsewhere), the given one is returned.
@@ -157,8 +157,7 @@ def calibrate(
         _Part(model, first[a:b], last[a:b], _select(cond, samples, a, b))
         for a, b in itertools.pairwise(cuts)
     ]
-    plain = plan.varied(ahead=None)
-    starts = [plan] if plain is plan else [plan, plain]
+    starts = [plan, without(plan, ahead=None)] if plan.asks_ahead else [plan]
     trial = iterations // _TRIAL * (len(starts) > 1)
     length = iterations - trial * (len(starts) - 1)
     goal = _Goal(parts[0], parts[1], tail, _FLIP * float(last.std()), batch_size, single)
@@ -209,7 +208,8 @@ def _exact(
     clean = isinstance(plan.rule, CleanEnd)
     fine = plan_for(
         plan.process, evaluations, solver="res", order=3, start=float(times[0]),
-        stop=float(times[-2] if clean else times[-1]), end="denoise" if clean else "min",
+        stop=min(float(times[-2]), plan.process.interval[1]) if clean else float(times[-1]),
+        end="denoise" if clean else "min",
     )  # fmt: skip
     with model.begin(**(cond or {})) as run:
         return follow(run, fine, first)

@@ -1,15 +1,16 @@
 """A first question that is asked ahead of the start: exact for one point, of order 1, plain elsewhere."""
 
-import dataclasses
 import math
 
 import pytest
 import torch
 
 import redrift as rd
-from problems import F64, generator, wide
+from problems import F64, discrete, generator, wide
 from redrift.fitting import distances, follow
 from redrift.integrations._program import compile_plan, enter
+from redrift.process import TableProcess
+from redrift.solvers import best
 from redrift.solvers.best import best_plan
 
 PROCESSES = {"VP": rd.VP(), "EDM": rd.EDM(), "Flow": rd.Flow()}
@@ -92,29 +93,40 @@ def test_a_first_step_that_does_not_cross_the_level_is_the_plain_one(corrector):
             assert [x.t for x in a.asks] == [x.t for x in b.asks]
 
 
-def test_asking_ahead_is_nearer_on_data_with_a_wide_spectrum():
+@pytest.mark.parametrize("seed", [3, 5])
+def test_the_defaults_that_ask_ahead_are_nearer_on_data_with_a_wide_spectrum(seed, monkeypatch):
     process = rd.VP()
-    model = wide(process, components=20, dim=40, seed=3)
+    model = wide(process, components=20, dim=40, seed=seed)
     z = torch.randn(256, 40, generator=generator(4), dtype=F64)
     exact = follow(model, rd.res(process, rd.timegrid(process, 400, "logsnr"), order=3), z)
-    for budget in (5, 6, 8):
-        plan = best_plan(process, budget)
-        assert plan.rule.ahead
-        rule = dataclasses.replace(plan.rule, ahead=None)
-        ahead, plain = (
-            distances(follow(model, plan.rebuilt(rule=r), z), exact) for r in (plan.rule, rule)
-        )
-        assert ahead.median() < 0.8 * plain.median()
-        assert ahead.quantile(0.9) < 0.8 * plain.quantile(0.9)
+    plans = [best_plan(process, budget) for budget in (5, 6)]
+    assert all(plan.asks_ahead for plan in plans)
+    monkeypatch.setattr(best, "_AHEAD", ())
+    for plan in plans:
+        plain = best_plan(process, plan.evaluations)
+        assert not plain.asks_ahead
+        a, b = (distances(follow(model, p, z), exact) for p in (plan, plain))
+        assert a.median() < 0.8 * b.median()
+        assert a.quantile(0.9) < 0.8 * b.quantile(0.9)
 
 
-def test_a_host_whose_state_would_have_to_be_scaled_asks_at_the_start():
+@pytest.mark.parametrize("budget", [5, 6, 7])
+def test_a_default_asks_ahead_only_where_its_grid_was_fitted(budget):
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=F64) ** 2  # starts at 14.6
+    low = TableProcess(tuple(torch.cumprod(1 - betas, 0).tolist()))
+    assert best_plan(rd.VP(), budget).asks_ahead
+    assert best_plan(discrete(), budget).asks_ahead
+    assert not best_plan(low, budget).asks_ahead
+    for process in (rd.VE(), rd.EDM(), rd.Flow()):
+        for stop in (None, float(grid_of(process, [0.01])[0])):
+            assert not best_plan(process, budget, stop=stop).asks_ahead, (process, stop)
+    assert not best_plan(rd.VP(), budget, start=0.9).asks_ahead
+
+
+def test_a_host_whose_state_would_have_to_be_scaled_is_refused():
     times = grid_of(rd.Flow(), [70.0, 4.0, 1.0, 0.2])
-    program = compile_plan(rd.deis(rd.Flow(), times, **AHEAD), "flow")
-    assert [round(noise_of(i.level), 9) for i in program.instructions] == [70.0, 4.0, 1.0]
-    plain = rd.deis(rd.Flow(), times, **{**AHEAD, "ahead": None})
-    expected = compile_plan(plain, "flow").instructions
-    assert [i.moves for i in program.instructions] == [i.moves for i in expected]
+    with pytest.raises(ValueError, match="asks ahead of its start.*leave ahead out"):
+        compile_plan(rd.deis(rd.Flow(), times, **AHEAD), "flow")
 
 
 def test_a_run_entered_in_the_middle_asks_where_the_host_was_told():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import redrift as rd
-from problems import F64, Melt, Spring, generator, wide
+from problems import F64, Melt, Spring, discrete, generator, wide
 from redrift.denoise import GaussianMixture
 from redrift.fitting import Trajectories, distances, fit_grid, follow
 from redrift.solvers.warp import warped
@@ -80,7 +80,7 @@ def test_more_evaluations_are_never_much_worse(tasks):
     assert all(b < a for a, b in zip(listed, listed[1:])), listed
 
 
-@pytest.mark.parametrize("process", [rd.VP(), rd.EDM(), rd.Flow(), Spring(), Melt()])
+@pytest.mark.parametrize("process", [rd.VP(), rd.EDM(), rd.Flow(), discrete(), Spring(), Melt()])
 @pytest.mark.parametrize("budget", [1, 2, 3, 4, 7, 11, 33, 64])
 def test_a_default_spends_its_budget_on_every_process(process, budget):
     plan = rd.best_plan(process, budget)

@@ -75,6 +75,18 @@ def test_a_plan_that_asks_ahead_is_fitted_to_what_suits_the_data(broad):
     assert gain > (1.2 if broad else 4.0)
 
 
+def test_the_errors_of_a_plan_that_ends_clean_are_distances_to_the_exact_flow():
+    process = rd.VP()
+    plan = rd.deis(process, rd.timegrid(process, 6), order=2, starter=False, end="zero")
+    found = fit(plan, budget=plan.evaluations + 120)
+    x = torch.randn(96, 3, generator=generator(5), dtype=F64)[72:]
+    model = narrow(process)
+    fine = rd.plan_for(process, 300, solver="res", order=3, stop=1e-5, end="denoise")
+    error = (rd.sample(model, plan, x=x) - rd.sample(model, fine, x=x)).square().mean(1).sqrt()
+    assert found.before.median == pytest.approx(float(error.median()), rel=0.02)
+    assert found.before.p90 == pytest.approx(float(error.quantile(0.9)), rel=0.02)
+
+
 def test_a_plan_that_cannot_be_bettered_is_given_back():
     process = rd.VP()
     plan = rd.ddim(process, rd.timegrid(process, 4))

@@ -23,6 +23,7 @@ from redrift.process import Level
 from redrift.process.convert import mix
 from redrift.solvers import Plan, Row
 from redrift.solvers.multistep import single
+from redrift.solvers.plan import without
 
 Noise = Callable[[Tensor], Tensor]
 _STATE = -1  # slot of the state at the start of the row; predictions have the index of their ask
@@ -134,17 +135,20 @@ def compile_plan(plan: Plan, predicts: str, rows: Sequence[Row] | None = None) -
         rows: in place of the plan's own, see `enter`.
 
     Raises:
-        ValueError: if the plan has tables per frequency or block, or begins with a row that asks
-            for nothing (churn), which a host's loop cannot run. A plan that asks ahead of its start
-            does so where the state stays as it is, on variance-preserving processes.
+        ValueError: if the plan has tables per frequency or block, begins with a row that asks for
+            nothing (churn), or asks ahead of its start where the state would have to be scaled
+            (processes that do not preserve the variance): a host's loop cannot run these.
     """
     process = plan.process
     if process.k > 1 or process.modes:
         raise ValueError(
             f"a scheduler needs a process with one noise level, got {process.describe()}."
         )
-    if rows is None and not _asks_at_its_start(plan.rows[0]):
-        plan = plan.varied(ahead=None)
+    if rows is None and plan.asks_ahead and not _asks_at_its_start(plan.rows[0]):
+        raise ValueError(
+            f"the plan {plan.name!r} asks ahead of its start, at a state scaled from it, which a host's loop "
+            "cannot hand over; leave ahead out on processes that do not preserve the variance."
+        )
     rows = list(plan.rows) if rows is None else list(rows)
     if not (rows[0].asks and _asks_at_its_start(rows[0])):
         raise ValueError(
@@ -216,7 +220,7 @@ def enter(program: Program, i: int) -> Program:
     """
     if i == 0:
         return program
-    plan = program.plan.varied(starter=False, ahead=None)
+    plan = without(program.plan, starter=False, ahead=None)
     left = len(program) - i
     to_come = [step.level for step in program.instructions[i:]]
     for j in range(1, plan.steps):

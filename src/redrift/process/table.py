@@ -98,6 +98,8 @@ class TableProcess(ScalarProcess):
 
         The last Newton step also carries the derivative for calibration.
         """
+        if not w.numel():
+            return w
         with torch.no_grad():
             target = w.detach().contiguous()
             i = torch.searchsorted(-self._clock, -target).clamp(1, len(self._clock) - 1) - 1

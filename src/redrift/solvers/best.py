@@ -3,13 +3,14 @@ r"""One documented default per budget.
 Below 50 evaluations the grid matters more than the method: the defaults are Adams plans on v in the
 angle, whose kernel is bounded at both ends, on time grids fitted offline by `training/best_plan.py`
 to mixtures of several kinds and dimensions and, on VP, to networks, with a loss half of which is the
-worst tenth. Up to 9 evaluations on VP a run from pure noise asks its first question ahead, at
-sigma / alpha = 22 (see `solvers.multistep`); from 20 the plans are corrected (UniC, order 3). Budgets
-between the fitted ones take the grid between theirs. Each row of `best.json` says what it was fitted to;
-those marked "mixed" are means of fitted curves.
+worst tenth. At 5 to 7 evaluations a run that starts near sigma / alpha = 150 asks its first question
+ahead, at 22 (see `solvers.multistep`), on grids of its own; from 20 the plans are corrected (UniC,
+order 3). Budgets between the fitted ones take the grid between theirs. Each row of `best.json` says
+what it was fitted to; those marked "mixed" are means of fitted curves.
 
 The grids were fitted for sigma / alpha from 150 to .01 (discrete VP models) and from 80 to .002 (EDM)
-and are stretched to other ends. `redrift.calibration` fits a grid to your own network.
+and are stretched to other ends, but for those that ask ahead. `redrift.calibration` fits a grid to
+your own network.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from redrift.solvers.plan import End, Plan
 from redrift.solvers.warp import warped
 
 _LEVELS = {"vp": 0.01, "edm": 0.002}  # sigma / alpha at the end of the fitted grids
+# evaluations for which the grids that ask ahead serve, and sigma / alpha at the start
+_AHEAD, _NEAR = range(5, 8), (100.0, 250.0)
 
 
 @functools.lru_cache(maxsize=1)
@@ -69,8 +72,10 @@ def best_plan(
         return deis(process, timegrid(process, budget, start=start, stop=stop), order=order,
                     starter=False, end=end)  # fmt: skip
     ends = timegrid(process, 1, start=start, stop=stop)
-    rho = math.exp(-float(process.clock(ends[1]).clamp(-50, 50)))
-    kind = min(_LEVELS, key=lambda name: abs(math.log(rho / _LEVELS[name])))
+    first, last = (math.exp(-float(w)) for w in process.clock(ends).clamp(-50, 50))
+    kind = min(_LEVELS, key=lambda name: abs(math.log(last / _LEVELS[name])))
+    if kind == "vp" and budget in _AHEAD and _NEAR[0] <= first <= _NEAR[1]:
+        kind = "vp ahead"
     choice, covered = _between(_fitted()[kind], budget)
     shares = torch.from_numpy(np.diff(covered))
     times = warped(process, shares, (float(ends[0]), float(ends[1])))

@@ -253,8 +253,8 @@ def deis(
             about 20. For runs of few steps from pure noise, with wants "v" or "x0", without the
             starter, on processes with one noise level. The state is taken there as if the data were
             standard normal, and the clean sample predicted is held over the step, which is then of
-            order 1. A first step that does not cross the level is the plain one; where the
-            printed plan asks ahead, it says so.
+            order 1. A first step that does not cross the level is the plain one, see
+            `Plan.asks_ahead`.
         end: "min", "zero" or "denoise", see `Plan.build`.
 
     Raises:
@@ -276,6 +276,7 @@ def deis(
     choose("wants", wants, ("eps", "x0", "v"))
     if ahead is not None:
         require_scalar(process, "ahead")
+        ahead = float(ahead)
         _check_ahead(ahead, starter, wants)
     rule = Adams(wants, variable, order, starter, corrector=corrector, ahead=ahead)
     matrix = process.k > 1 or bool(process.modes)

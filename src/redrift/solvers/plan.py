@@ -6,7 +6,8 @@ the step's result, to which $B\,\xi$ may be added. Every solver of the library i
 
 A rule makes one step's rows from the times of the predictions at hand, so that adaptive runs,
 foreign timestep lists and starts in the middle make rows as they go. Rules compute on tensors
-and never branch on a time's value, so that a time grid can be fitted by autograd.
+and never branch on a time's value (but for where the first question is asked), so that a time grid can be
+fitted by autograd.
 """
 
 from __future__ import annotations
@@ -252,6 +253,12 @@ class Plan:
         """Return the number of steps."""
         return len(self.times) - 1
 
+    @property
+    def asks_ahead(self) -> bool:
+        """Return whether the first question is asked within the first step, not at its start."""
+        first = self.rows[0].asks[:1]
+        return bool(first) and bool(first[0].t != self.times[0])
+
     def named(self, name: str, papers: tuple[str, ...]) -> Plan:
         """Return the same plan under another name and other papers."""
         return replace(self, name=name, papers=papers)
@@ -279,15 +286,6 @@ class Plan:
             stochastic=self.stochastic,
         )  # fmt: skip
 
-    def varied(self, **options: Any) -> Plan:  # noqa: ANN401
-        """Return the plan with other options of its innermost rule, such as `ahead=None`.
-
-        Options that the rule does not have are passed over; where none changes, or the rows are
-        fixed data, the plan itself is returned.
-        """
-        rule = _varied(self.rule, options)
-        return self if rule is self.rule else self.rebuilt(rule=rule)
-
     def start(self, i: int) -> Plan:
         """Return the plan of the steps from i on, its rows made anew with an empty history.
 
@@ -303,15 +301,15 @@ class Plan:
         if self.rule is None:
             raise ValueError("this plan has no rule, so it cannot be entered in the middle.")
         times = self.times[i:]
-        rows = Rows(self.rule, self.process, times, self.history)
-        return replace(self, times=times, rows=rows, order=min(self.order, len(times) - 1))
+        history, order = min(self.history, len(times) - 2), min(self.order, len(times) - 1)
+        rows = Rows(self.rule, self.process, times, history)
+        return replace(self, times=times, rows=rows, history=history, order=order)
 
     def __str__(self) -> str:
         noise = "stochastic" if self.stochastic else "deterministic"
         counts = f"{self.steps} steps, {self.evaluations} evaluations"
-        first = self.rows[0].asks[:1]
-        if first and first[0].t != self.times[0]:
-            counts += f" (the first at t={float(first[0].t):.3g})"
+        if self.asks_ahead:
+            counts += f" (the first at t={float(self.rows[0].asks[0].t):.3g})"
         return f"{self.name} | {counts} | {self.process.describe()} | {noise}"
 
     def cite(self) -> str:
@@ -332,6 +330,15 @@ class Plan:
         from redrift.solvers.store import load
 
         return load(path)
+
+
+def without(plan: Plan, **options: Any) -> Plan:  # noqa: ANN401
+    """Return the plan with `ahead` or `starter`, which change no other attribute, as given.
+
+    Rules that lack an option pass over it; where none changes the plan itself is returned.
+    """
+    rule = _varied(plan.rule, options)
+    return plan if rule is plan.rule else plan.rebuilt(rule=rule)
 
 
 def _varied(rule: Any, options: Mapping[str, Any]) -> Any:  # noqa: ANN401
