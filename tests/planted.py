@@ -44,7 +44,7 @@ BUGS = [
     bug(
         "a plan's own corrector kept between Langevin steps",
         "collage/correctors.py",
-        "_alone(plan.rule), churn",
+        "varied(plan.rule, corrector=False), churn",
         "plan.rule, churn",
         "test_collage.py::test_a_langevin_step_costs_one_evaluation_whatever_the_plan_corrects",
     ),

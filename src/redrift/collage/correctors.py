@@ -13,7 +13,6 @@ Churn puts noise back before a step instead (EDM, arXiv:2206.00364).
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,8 +26,7 @@ from redrift.process import Process, convert
 from redrift.process.base import Wants
 from redrift.solvers import Plan, Row, Rule
 from redrift.solvers.churn import churned
-from redrift.solvers.multistep import Adams
-from redrift.solvers.plan import CleanEnd
+from redrift.solvers.plan import varied
 
 
 @dataclass(frozen=True)
@@ -75,13 +73,6 @@ def _rho(signal: Tensor, root: Tensor) -> float:
     return float(ratio.max())
 
 
-def _alone(rule: Rule) -> Rule:
-    """Return a multistep rule without its corrector, any other as it is."""
-    if isinstance(rule, CleanEnd):
-        return dataclasses.replace(rule, rule=_alone(rule.rule))
-    return dataclasses.replace(rule, corrector=False) if isinstance(rule, Adams) else rule
-
-
 def corrected(
     plan: Plan,
     steps: int = 4,
@@ -126,7 +117,7 @@ def corrected(
         )
     if not steps and not churn:
         return plan
-    rule = churned(plan.process, _alone(plan.rule), churn, plan.steps, low, high)
+    rule = churned(plan.process, varied(plan.rule, corrector=False), churn, plan.steps, low, high)
     if steps:
         rule = Corrected(rule, plan.wants, steps, float(size), float(low), float(high))
     extra = [f"{steps} corrector{'s' * (steps > 1)}"] * bool(steps) + [f"churn {churn:g}"] * bool(

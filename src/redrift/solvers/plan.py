@@ -13,7 +13,7 @@ fitted by autograd.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -337,14 +337,15 @@ def without(plan: Plan, **options: Any) -> Plan:  # noqa: ANN401
 
     Rules that lack an option pass over it; where none changes the plan itself is returned.
     """
-    rule = _varied(plan.rule, options)
+    rule = varied(plan.rule, **options)
     return plan if rule is plan.rule else plan.rebuilt(rule=rule)
 
 
-def _varied(rule: Any, options: Mapping[str, Any]) -> Any:  # noqa: ANN401
+def varied(rule: Any, **options: Any) -> Any:  # noqa: ANN401
+    """Return a rule with other options, or the rule inside it; the same where none changes."""
     inner = getattr(rule, "rule", None)
     if inner is not None:
-        found = _varied(inner, options)
+        found = varied(inner, **options)
         return rule if found is inner else replace(rule, rule=found)
     new = {key: v for key, v in options.items() if getattr(rule, key, v) != v}
     return replace(rule, **new) if new else rule
