@@ -282,7 +282,7 @@ def problem(name: str, quick: bool = False) -> Problem:
     if quick:
         return trained(name, 1, 32)
     if torch.cuda.is_available():
-        return trained(name, 2, 64, like=None if name == "digits" else "digits")
+        return trained(name, 4, 64, None if name == "digits" else 40)
     return trained(name, 2, 32, 10) if name == "digits" else trained(name, 2, 16, like="digits")
 
 
