@@ -94,6 +94,20 @@ BUGS = [
         "test_ahead.py::test_a_first_step_that_does_not_cross_the_level_is_the_plain_one",
     ),
     bug(
+        "a corrector with a level that corrects one step too many",
+        "solvers/multistep.py",
+        "self.floor > 0 and _noise(end) < self.floor",
+        "self.floor > 0 and _noise(start) < self.floor",
+        "test_family.py::test_a_corrector_with_a_level_stops_there_for_one_point_more[2]",
+    ),
+    bug(
+        "steps below the corrector's level without their point more",
+        "solvers/multistep.py",
+        "self.order + below",
+        "self.order",
+        "test_family.py::test_members_converge_with_their_order[deis 3 corrected above]",
+    ),
+    bug(
         "a default that does not ask ahead",
         "solvers/best.py",
         '("order", "corrector", "ahead")',

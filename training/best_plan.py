@@ -39,7 +39,8 @@ TRAIN = [(16, 8, NARROW, 11), (40, 32, NARROW, 13), (6, 3, NARROW, 14), (4, 8, S
 HELD_OUT = [(16, 8, NARROW, 21), (16, 8, NARROW, 22), (40, 32, NARROW, 23), (4, 8, SMOOTH, 24),
             (24, 48, SPECTRUM, 25)]  # fmt: skip
 SMOOTH_FROM, KNOTS = 12, 10  # budgets from which the grid is smooth, and its parameters
-# methods tried: order, c for the corrector, @ the noise level at which the first question is asked
+# methods tried: order, c for the corrector (c.4: above that noise level alone), @ the noise level at
+# which the first question is asked
 SHORT, LONG, AHEAD = ("3", "4", "2c"), ("4", "3c"), ("3@22", "4@15", "4@22")
 
 
@@ -108,12 +109,12 @@ def problems(process, ends, mixtures, names, n, seed, options):
 
 
 def method(text):
-    """Return the options of `rd.deis` that a text such as 4, 3c or 4@22 stands for."""
-    found = re.fullmatch(r"([1-4])(c?)(?:@([\d.]+))?", text)
+    """Return the options of `rd.deis` that a text such as 4, 3c, 3c.4 or 4@22 stands for."""
+    found = re.fullmatch(r"([1-4])(?:(c)([\d.]*))?(?:@([\d.]+))?", text)
     if not found:
         raise SystemExit(f"no method {text!r}: say an order such as 4, 3c or 4@22")
-    order, corrector, ahead = found.groups()
-    more = {"corrector": True} if corrector else {}
+    order, corrector, floor, ahead = found.groups()
+    more = {"corrector": float(floor) if floor else True} if corrector else {}
     return {"order": int(order), **more, **({"ahead": float(ahead)} if ahead else {})}
 
 

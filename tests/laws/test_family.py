@@ -34,6 +34,9 @@ MEMBERS = {
     "deis 2 corrected": (lambda p, g: rd.deis(p, g, order=2, corrector=True), 3, "Melt"),
     "deis 3 corrected": (lambda p, g: rd.deis(p, g, order=3, corrector=True), 4, "EDM"),
     "v 2 corrected": (lambda p, g: rd.deis(p, g, order=2, wants="v", corrector=True), 3, "EDM"),
+    "v 2 corrected above": (
+        lambda p, g: rd.deis(p, g, order=2, wants="v", corrector=1.0), 3, "EDM"),
+    "deis 3 corrected above": (lambda p, g: rd.deis(p, g, order=3, corrector=1.0), 4, "EDM"),
 }  # fmt: skip
 
 
@@ -55,6 +58,29 @@ def test_the_corrector_costs_no_evaluation():
             assert corrected.evaluations == plain.evaluations == 9
         asked = [len(row.asks) for row in corrected.rows]
         assert asked == [2] + [1] * 7 + [0]
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_a_corrector_with_a_level_stops_there_for_one_point_more(order):
+    process = rd.VP()
+    grid = rd.timegrid(process, 9)
+
+    def build(**options):
+        return rd.deis(process, grid, starter=False, **options)
+
+    plan = build(order=order, corrector=1.0)
+    assert plan.evaluations == build(order=order, corrector=True).evaluations
+    ends = [float(row.end.root / row.end.signal) for row in plan.rows]
+    assert ends[2] > 1 > ends[6]
+    corrected = [float(row.asks[-1].t) == float(row.end.t) for row in plan.rows if row.asks]
+    assert corrected == [rho >= 1 for rho, row in zip(ends, plan.rows) if row.asks]
+    assert [len(row.C[-1]) for row in plan.rows][-1] == order + 1
+    model = mixture(process)
+    z = torch.randn(8, 4, generator=generator(), dtype=F64)
+    for level, same in ((1e-9, {"order": order, "corrector": True}), (1e9, {"order": order + 1})):
+        found = follow(model, build(order=order, corrector=level), z)
+        assert torch.equal(found, follow(model, build(**same), z))
+        assert not torch.equal(found, follow(model, plan, z))
 
 
 def test_conditions_hold_where_a_method_meets_them_and_fail_where_it_does_not():
@@ -259,6 +285,11 @@ def test_heun_is_the_published_algorithm():
         (lambda: rd.res(Spring(), rd.timegrid(Spring(), 4), churn=1.0), "churn needs a process"),
         (lambda: rd.deis(rd.VP(), rd.timegrid(rd.VP(), 4), end="zeero"), "Did you mean 'zero'"),
         (lambda: rd.deis(rd.VP(), rd.timegrid(rd.VP(), 6), order=4, corrector=True), "at most 3"),
+        (
+            lambda: rd.deis(rd.VP(), rd.timegrid(rd.VP(), 6), corrector=-0.4),
+            "corrector=-0.4 must be",
+        ),
+        (lambda: rd.deis(Spring(), rd.timegrid(Spring(), 6), corrector=0.4), "one noise level"),
         (lambda: rd.exponential_sde(rd.VP(), rd.timegrid(rd.VP(), 4), eta=-1.0), "eta must be"),
         (lambda: rd.deis(Spring(), rd.timegrid(Spring(), 4), wants="v"), "no meaning for k = 2"),
         (lambda: rd.ipndm(rd.VP(), rd.timegrid(rd.VP(), 3), order=4), "needs at least 4 steps"),

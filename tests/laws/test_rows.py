@@ -70,7 +70,7 @@ def test_polynomials_below_the_order_are_integrated_exactly(wants, name, order):
         assert abs(float(found / exact) - 1) < 1e-9
 
 
-@pytest.mark.parametrize("corrector", [False, True], ids=["plain", "corrected"])
+@pytest.mark.parametrize("corrector", [False, True, 1.0], ids=["plain", "corrected", "above"])
 def test_rows_are_exact_for_polynomials_through_what_they_asked(corrector):
     # whatever a row keeps, its weights belong to its own asks, oldest first, then to the history
     process = rd.VP()

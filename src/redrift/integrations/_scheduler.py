@@ -47,7 +47,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
     *evaluations*: the network is called at most n times, stages included, and `timesteps` lists every
     call. Coefficients are float64 tables, combinations run in float32 (float64 for float64) and are
     cast once; `step` never waits for the device and takes at most five tensor operations up to order
-    3 (seven for "best", eleven where that corrects, from 20 evaluations on).
+    3 (seven for "best", eleven where that corrects, from 17 evaluations on).
 
     Between the stages of a single-step method the state that a pipeline's callbacks see is that of
     the stage. A scheduler holds the state of one run: give each thread its own (from the same

@@ -4,9 +4,11 @@ Below 50 evaluations the grid matters more than the method: the defaults are Ada
 angle, whose kernel is bounded at both ends, on time grids fitted offline by `training/best_plan.py`
 to mixtures of several kinds and dimensions and, on VP, to networks, with a loss half of which is the
 worst tenth. At 5 to 7 evaluations a run that starts near sigma / alpha = 150 asks its first question
-ahead, at 22 (see `solvers.multistep`), on grids of its own; from 20 the plans are corrected (UniC,
-order 3). Budgets between the fitted ones take the grid between theirs. Each row of `best.json` says
-what it was fitted to; those marked "mixed" are means of fitted curves.
+ahead, at 22 (see `solvers.multistep`), on grids of its own. From 17 the plans are corrected (UniC,
+order 3), which a network's roughness needs and narrow modes do not stand on coarse grids: at 17 and 18
+above the noise level .4 alone, at 19 above .05, from 20 everywhere. Budgets between the fitted ones
+take the grid between theirs. Each row of `best.json` says what it was fitted to; those marked "mixed"
+are means of fitted curves.
 
 The grids were fitted for sigma / alpha from 150 to .01 (discrete VP models) and from 80 to .002 (EDM)
 and are stretched to other ends, but for those that ask ahead. `redrift.calibration` fits a grid to

@@ -84,6 +84,8 @@ class Adams:
         lower_final: whether the last step drops to order 1, which pays for the reading x0 on grids
             whose last step is long in log-SNR.
         corrector: whether steps are corrected (UniC), which lifts the order by one.
+        floor: noise level sigma / alpha below which a step may not end to be corrected; it is then
+            plain, with one point more.
         ahead: noise level sigma / alpha at which a first step across it asks, or None.
     """
 
@@ -94,6 +96,7 @@ class Adams:
     lower_final: bool = False
     corrector: bool = False
     ahead: float | None = None
+    floor: float = 0.0
 
     def __call__(
         self, process: Process, past: Sequence[Tensor], t: Tensor, next_t: Tensor, *, left: int
@@ -104,7 +107,8 @@ class Adams:
             return (self._lead(process, start, end, last=left == 0),)
         if not (finite(process, t) and finite(process, next_t)):
             return (single(process, self.wants, start, end, past),)
-        order = 1 if self.lower_final and left == 0 else self.order
+        below = self.corrector and self.floor > 0 and _noise(end) < self.floor
+        order = 1 if self.lower_final and left == 0 else self.order + below
         ready = known(past, t)
         usable = [point for point in past if finite(process, point)]
         points = usable if ready else [t, *usable]
@@ -113,7 +117,7 @@ class Adams:
         A, C = self._step(process, start, end, points[:order])
         asks = () if ready else (start,)
         stages = () if ready else (one(A),)
-        if not self.corrector or left == 0:
+        if not self.corrector or below or left == 0:
             before = () if ready else ((),)
             return (Row(start, end, asks, (*stages, A), (*before, C), keep=(0,) if asks else (),
                         fresh=not ready),)  # fmt: skip
@@ -167,6 +171,15 @@ class Adams:
             A.append(a)
             C.append(tuple(row))
         return Row(start, end, tuple(asks), tuple(A), tuple(C), keep=keep)
+
+
+def _floor(process: Process, corrector: float) -> float:
+    if not 0 < corrector < math.inf:
+        raise ValueError(
+            f"corrector={corrector} must be True, False or a noise level sigma / alpha, such as 0.4."
+        )
+    require_scalar(process, "a noise level for the corrector")
+    return float(corrector)
 
 
 def _check_ahead(ahead: float, starter: bool, wants: Wants) -> None:
@@ -223,7 +236,7 @@ def deis(
     variable: str | None = None,
     wants: Wants = "eps",
     starter: bool = True,
-    corrector: bool = False,
+    corrector: bool | float = False,
     ahead: float | None = None,
     end: End = "min",
 ) -> Plan:
@@ -248,7 +261,9 @@ def deis(
             evaluations unless the data are as wide as pictures (docs/choose.md).
         corrector: correct every step with the prediction at its end, which is then used for the
             next step: the order rises by one for no evaluation. Unstable in few steps on sharp
-            data: use it from about 30 evaluations on.
+            data: use it from about 30 evaluations on. A number corrects only steps that end at a
+            noise level sigma / alpha of that or more, where no mode is sharp yet; the steps below
+            have order + 1 points instead.
         ahead: noise level sigma / alpha at which a first step across it asks instead of at its start;
             about 20. For runs of few steps from pure noise, with wants "v" or "x0", without the
             starter, on processes with one noise level. The state is taken there as if the data were
@@ -258,9 +273,9 @@ def deis(
         end: "min", "zero" or "denoise", see `Plan.build`.
 
     Raises:
-        ValueError: if the order is not 1 to 4 or above the number of steps, the variable unknown, or
-            `ahead` not positive, beside a starter, on eps, or of a process with more than one noise
-            level.
+        ValueError: if the order is not 1 to 4 (to 3 with the corrector) or above the number of steps,
+            the variable unknown, a noise level for the corrector or `ahead` not positive or of a
+            process with more than one, or `ahead` beside a starter or on eps.
 
     Cost: 1 evaluation per step (+ the starter's), order - 1 stored predictions (order with the
     corrector).
@@ -270,6 +285,8 @@ def deis(
         >>> print(deis(VP(), timegrid(VP(), 10), order=3))
         DEIS order 3 | 10 steps, 11 evaluations | VP, k=1 | deterministic
     """
+    floor = 0.0 if isinstance(corrector, bool) else _floor(process, corrector)
+    corrector = bool(corrector)
     whole("order", order, most=MOST - corrector)
     variable = variable or ("angle" if wants == "v" else "t")
     choose("variable", variable, VARIABLES)
@@ -278,12 +295,12 @@ def deis(
         require_scalar(process, "ahead")
         ahead = float(ahead)
         _check_ahead(ahead, starter, wants)
-    rule = Adams(wants, variable, order, starter, corrector=corrector, ahead=ahead)
+    rule = Adams(wants, variable, order, starter, corrector=corrector, ahead=ahead, floor=floor)
     matrix = process.k > 1 or bool(process.modes)
     papers = ("deis", *(("gddim",) if matrix else ()), *(("unipc",) if corrector else ()))
     notes = [] if variable == "t" else [f"in {variable}"]
     notes += [] if wants == "eps" else [f"on {wants}"]
-    notes += ["corrected"] if corrector else []
+    notes += ["corrected" + (f" above {floor:g}" if floor else "")] if corrector else []
     name = " ".join([f"DEIS order {order}", *notes])
     return Plan.build(
         process, times, rule, wants=wants, order=order, history=order - 1 + corrector, name=name,
