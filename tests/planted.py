@@ -108,6 +108,20 @@ BUGS = [
         "test_family.py::test_members_converge_with_their_order[deis 3 corrected above]",
     ),
     bug(
+        "the level where correctors stop taken from the budget below",
+        "solvers/best.py",
+        "mix) * floor + mix * next_floor or True",
+        "mix) * floor + mix * floor or True",
+        "test_best.py::test_the_level_where_correctors_stop_falls_with_the_budget",
+    ),
+    bug(
+        "defaults corrected everywhere",
+        "solvers/best.py",
+        "0.0 if isinstance(level, bool) else level",
+        "0.0",
+        "test_best.py::test_a_corrector_that_stops_in_time_is_nearer_on_a_finite_data_set[20]",
+    ),
+    bug(
         "a default that does not ask ahead",
         "solvers/best.py",
         '("order", "corrector", "ahead")',

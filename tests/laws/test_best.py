@@ -80,6 +80,31 @@ def test_more_evaluations_are_never_much_worse(tasks):
     assert all(b < a for a, b in zip(listed, listed[1:])), listed
 
 
+@pytest.mark.parametrize("budget", [17, 20, 25])
+def test_a_corrector_that_stops_in_time_is_nearer_on_a_finite_data_set(budget):
+    process, g = rd.VP(), generator(3)
+    model = rd.denoise.Empirical(torch.randn(60, 8, generator=g, dtype=F64) / 2, process)
+    first = process.level(torch.tensor(process.interval[0], dtype=F64))
+    noise = torch.randn(128, 8, generator=g, dtype=F64)
+    x = float(first.signal) * model.sample(128, generator=g) + float(first.root) * noise
+    grid = rd.timegrid(process, 500, "logsnr")
+    last = follow(model, rd.deis(process, grid, order=4, variable="logrho"), x)
+    task = Trajectories(model, x, last)
+    plan = rd.best_plan(process, budget)
+    everywhere = rd.deis(process, plan.times, order=3, wants="v", starter=False, corrector=True)
+    found, other = errors([task], plan), errors([task], everywhere)
+    assert all(a < b / 2 for a, b in zip(found, other)), (found, other)
+
+
+def test_the_level_where_correctors_stop_falls_with_the_budget():
+    levels = [rd.best_plan(rd.VP(), n).rule.floor for n in range(17, 51)]
+    assert all(a > b for a, b in zip(levels, levels[1:]))
+    assert levels[-1] == 0
+    assert all(
+        rd.best_plan(rd.VP(), n).rule.corrector == (n > 16) for n in (8, 15, 16, 17, 18, 64)
+    )
+
+
 @pytest.mark.parametrize("process", [rd.VP(), rd.EDM(), rd.Flow(), discrete(), Spring(), Melt()])
 @pytest.mark.parametrize("budget", [1, 2, 3, 4, 7, 11, 33, 64])
 def test_a_default_spends_its_budget_on_every_process(process, budget):

@@ -5,10 +5,10 @@ angle, whose kernel is bounded at both ends, on time grids fitted offline by `tr
 to mixtures of several kinds and dimensions and, on VP, to networks, with a loss half of which is the
 worst tenth. At 5 to 7 evaluations a run that starts near sigma / alpha = 150 asks its first question
 ahead, at 22 (see `solvers.multistep`), on grids of its own. From 17 the plans are corrected (UniC,
-order 3), which a network's roughness needs and narrow modes do not stand on coarse grids: at 17 and 18
-above the noise level .4 alone, at 19 above .05, from 20 everywhere. Budgets between the fitted ones
-take the grid between theirs. Each row of `best.json` says what it was fitted to; those marked "mixed"
-are means of fitted curves.
+order 3) at high noise, which a network's roughness needs, and not at low noise, where narrow modes and
+finite data sets do not stand it on coarse grids: above the level .4 at 17, .1 at 20, .05 at 30, and
+everywhere from 50. Budgets between the fitted ones take grid and level between theirs. Each row of
+`best.json` says what it was fitted to; those marked "mixed" are means of fitted curves.
 
 The grids were fitted for sigma / alpha from 150 to .01 (discrete VP models) and from 80 to .002 (EDM)
 and are stretched to other ends, but for those that ask ahead. `redrift.calibration` fits a grid to
@@ -87,27 +87,32 @@ def best_plan(
 def _between(table: dict[str, dict[str, Any]], budget: int) -> tuple[dict[str, Any], Any]:
     """Return the method and the covered share of the coordinate at each node.
 
-    The fitted curves, share covered against share of steps taken, are mixed linearly in the log of
-    the budget; where the methods differ, the lower budget's curve serves up to the higher one, and
-    outside the fitted budgets the nearest curve serves.
+    The fitted curves, share covered against share of steps taken, and the levels at which correctors
+    stop are mixed linearly in the log of the budget; where the methods differ otherwise, the lower
+    budget's serve up to the higher one, and outside the fitted budgets the nearest serve.
     """
     known = sorted(int(key) for key in table)
     below = max((n for n in known if n <= budget), default=known[0])
     above = min((n for n in known if n >= budget), default=known[-1])
-    if _method(table[str(below)]) != _method(table[str(above)]):
-        above = below
+    (choice, floor), (other, next_floor) = (_method(table[str(n)]) for n in (below, above))
+    if choice != other:
+        above, next_floor = below, floor
     u = np.linspace(0, 1, budget + 1)
     curves = [_curve(table[str(n)]["shares"], u) for n in (below, above)]
     mix = 0.0 if above == below else math.log(budget / below) / math.log(above / below)
-    choice = _method(table[str(below)])
     choice["order"] = min(choice["order"], budget)
+    if choice["corrector"]:
+        choice["corrector"] = (1 - mix) * floor + mix * next_floor or True
     covered = (1 - mix) * curves[0] + mix * curves[1]
     covered[0], covered[-1] = 0.0, 1.0
     return choice, covered
 
 
-def _method(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: row[name] for name in ("order", "corrector", "ahead") if name in row}
+def _method(row: dict[str, Any]) -> tuple[dict[str, Any], float]:
+    """Return the options of a row and the noise level at which its corrector stops, 0 for nowhere."""
+    found = {name: row[name] for name in ("order", "corrector", "ahead") if name in row}
+    level = found.get("corrector", False)
+    return {**found, "corrector": bool(level)}, 0.0 if isinstance(level, bool) else level
 
 
 def _curve(shares: list[float], u: Any) -> Any:  # noqa: ANN401
