@@ -817,9 +817,16 @@ BUGS = [
     bug(
         "calibration: a plan that asks ahead keeps doing so",
         "calibration.py",
-        "if plan.asks_ahead else [plan]",
-        "if False else [plan]",
+        "without(plan, ahead=None, floor=0.0)",
+        "without(plan, floor=0.0)",
         "test_calibration.py::test_a_plan_that_asks_ahead_is_fitted_to_what_suits_the_data[False]",
+    ),
+    bug(
+        "calibration: a corrector that stops keeps stopping",
+        "calibration.py",
+        "without(plan, ahead=None, floor=0.0)",
+        "without(plan, ahead=None)",
+        "test_calibration.py::test_a_plan_whose_corrector_stops_is_fitted_to_what_suits_the_data[False]",
     ),
     bug(
         "calibration: the first of two fits goes on, whichever is better",

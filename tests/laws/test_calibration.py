@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import redrift as rd
+from laws.test_best import hard
 from problems import F64, generator, wide
 from redrift.calibration import calibrate
 from redrift.denoise import GaussianMixture
@@ -73,6 +74,21 @@ def test_a_plan_that_asks_ahead_is_fitted_to_what_suits_the_data(broad):
     assert found.evaluations == 120 + 5 * found.iterations <= 60 * 5 + 120
     gain = found.before.median * found.before.p90 / (found.after.median * found.after.p90)
     assert gain > (1.2 if broad else 4.0)
+
+
+@pytest.mark.parametrize("finite", [False, True])
+def test_a_plan_whose_corrector_stops_is_fitted_to_what_suits_the_data(finite):
+    plan = rd.best_plan(rd.VP(), 20)
+    points = torch.randn(60, 8, generator=generator(2), dtype=F64) / 2
+    model = rd.denoise.Empirical(points, plan.process) if finite else hard(plan.process, 302)
+    found = calibrate(
+        model, plan, shape=(8,), samples=96, dtype=F64, budget=30 * 20 + 400, reference=400,
+        generator=generator(5),
+    )  # fmt: skip
+    assert plan.rule.floor > 0
+    assert (found.plan.rule.floor > 0) == finite
+    assert ("corrected above" in str(found.plan)) == finite
+    assert found.after.median * found.after.p90 < found.before.median * found.before.p90 / 4
 
 
 def test_the_errors_of_a_plan_that_ends_clean_are_distances_to_the_exact_flow():

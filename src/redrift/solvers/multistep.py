@@ -300,7 +300,7 @@ def deis(
     papers = ("deis", *(("gddim",) if matrix else ()), *(("unipc",) if corrector else ()))
     notes = [] if variable == "t" else [f"in {variable}"]
     notes += [] if wants == "eps" else [f"on {wants}"]
-    notes += ["corrected" + (f" above {floor:g}" if floor else "")] if corrector else []
+    notes += ["corrected"] if corrector else []
     name = " ".join([f"DEIS order {order}", *notes])
     return Plan.build(
         process, times, rule, wants=wants, order=order, history=order - 1 + corrector, name=name,

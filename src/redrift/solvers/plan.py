@@ -310,6 +310,8 @@ class Plan:
         counts = f"{self.steps} steps, {self.evaluations} evaluations"
         if self.asks_ahead:
             counts += f" (the first at t={float(self.rows[0].asks[0].t):.3g})"
+        if floor := option(self.rule, "floor"):
+            counts += f" (corrected above sigma / alpha = {floor:.3g})"
         return f"{self.name} | {counts} | {self.process.describe()} | {noise}"
 
     def cite(self) -> str:
@@ -333,12 +335,18 @@ class Plan:
 
 
 def without(plan: Plan, **options: Any) -> Plan:  # noqa: ANN401
-    """Return the plan with `ahead` or `starter`, which change no other attribute, as given.
+    """Return the plan with `ahead`, `floor` or `starter`, which change no other attribute, as given.
 
     Rules that lack an option pass over it; where none changes the plan itself is returned.
     """
     rule = varied(plan.rule, **options)
     return plan if rule is plan.rule else plan.rebuilt(rule=rule)
+
+
+def option(rule: Any, name: str) -> Any:  # noqa: ANN401
+    """Return an option of a rule or of the rule inside it, None where neither has it."""
+    inner = getattr(rule, "rule", None)
+    return getattr(rule, name, None) if inner is None else option(inner, name)
 
 
 def varied(rule: Any, **options: Any) -> Any:  # noqa: ANN401
