@@ -289,6 +289,7 @@ def test_heun_is_the_published_algorithm():
             lambda: rd.deis(rd.VP(), rd.timegrid(rd.VP(), 6), corrector=-0.4),
             "corrector=-0.4 must be",
         ),
+        (lambda: rd.deis(rd.VP(), rd.timegrid(rd.VP(), 6), corrector=None), "corrector=None must"),
         (lambda: rd.deis(Spring(), rd.timegrid(Spring(), 6), corrector=0.4), "one noise level"),
         (lambda: rd.exponential_sde(rd.VP(), rd.timegrid(rd.VP(), 4), eta=-1.0), "eta must be"),
         (lambda: rd.deis(Spring(), rd.timegrid(Spring(), 4), wants="v"), "no meaning for k = 2"),

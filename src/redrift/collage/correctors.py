@@ -117,7 +117,8 @@ def corrected(
         )
     if not steps and not churn:
         return plan
-    rule = churned(plan.process, varied(plan.rule, corrector=False), churn, plan.steps, low, high)
+    bare = varied(plan.rule, corrector=False, floor=0.0)
+    rule = churned(plan.process, bare, churn, plan.steps, low, high)
     if steps:
         rule = Corrected(rule, plan.wants, steps, float(size), float(low), float(high))
     extra = [f"{steps} corrector{'s' * (steps > 1)}"] * bool(steps) + [f"churn {churn:g}"] * bool(

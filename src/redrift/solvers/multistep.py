@@ -174,9 +174,9 @@ class Adams:
 
 
 def _floor(process: Process, corrector: float) -> float:
-    if not 0 < corrector < math.inf:
+    if not isinstance(corrector, (int, float)) or not 0 < corrector < math.inf:
         raise ValueError(
-            f"corrector={corrector} must be True, False or a noise level sigma / alpha, such as 0.4."
+            f"corrector={corrector!r} must be True, False or a noise level sigma / alpha, such as 0.4."
         )
     require_scalar(process, "a noise level for the corrector")
     return float(corrector)
