@@ -25,7 +25,7 @@ from redrift.process import ScalarProcess
 from redrift.process.grids import vp_time
 from redrift.solvers import Plan, plan_for
 from redrift.solvers.bend import Bent
-from redrift.solvers.plan import CleanEnd, without
+from redrift.solvers.plan import CleanEnd, option, without
 from redrift.solvers.warp import warped
 
 _TAIL = 0.1
@@ -158,8 +158,9 @@ def calibrate(
         _Part(model, first[a:b], last[a:b], _select(cond, samples, a, b))
         for a, b in itertools.pairwise(cuts)
     ]
-    other = without(plan, ahead=None, floor=0.0)
-    starts = [plan] if other is plan else [plan, other]
+    starts = [plan]
+    if plan.asks_ahead or option(plan.rule, "floor"):
+        starts.append(without(plan, ahead=None, floor=0.0))
     trial = iterations // _TRIAL * (len(starts) > 1)
     length = iterations - trial * (len(starts) - 1)
     goal = _Goal(parts[0], parts[1], tail, _FLIP * float(last.std()), batch_size, single)
