@@ -1,0 +1,1 @@
+"""What `record.py` records, one module per part of the library."""
