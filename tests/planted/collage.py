@@ -4,13 +4,6 @@ from planted import bug
 
 BUGS = [
     bug(
-        "a plan's own corrector kept between Langevin steps",
-        "collage.correctors:corrected",
-        "varied(plan.rule, corrector=False, floor=0.0)",
-        "plan.rule",
-        "test_collage.py::test_a_langevin_step_costs_one_evaluation_whatever_the_plan_corrects",
-    ),
-    bug(
         "a region that counts once whatever its weight",
         "collage.denoiser:Collage._share",
         "weight * process",
@@ -51,14 +44,6 @@ BUGS = [
         "-front, -up",
         "front, -up",
         "test_collage.py::test_a_cubemap_unrolls_to_what_each_direction_sees",
-    ),
-    bug(
-        "correctors with half the noise",
-        "collage.correctors:Corrected.__call__",
-        "2 * self.size",
-        "self.size",
-        "test_collage.py::test_correctors_leave_a_right_law_right_on_every_process",
-        "test_collage.py::test_the_generated_law_is_as_far_as_published_and_correctors_repair_it",
     ),
     bug(
         "an overlap told only of its first piece",

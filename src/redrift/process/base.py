@@ -49,6 +49,12 @@ class Level(NamedTuple):
     root: Tensor
     kind: str = "R"
 
+    @property
+    def sigma(self) -> float:
+        """Return the noise level sigma / alpha, of the loudest mode; infinite without signal."""
+        noise = self.root.detach().abs().amax((-2, -1))
+        return float((noise / self.signal.detach().abs().amax((-2, -1))).max())
+
 
 class Process(ABC):
     """A linear SDE. Subclasses give `signal`, `cov`, `drift`, `diffusion`; the rest follows.
