@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from redrift._core.linalg import inverse, product, transpose
-from redrift.process.gauge import rotation
+from redrift.process.rotation import rotation
 
 Wants = Literal["eps", "x0", "v"]
 
