@@ -14,6 +14,7 @@ from torch import Tensor
 from redrift.integrations._schedule import integer_grid, net_time, shifted
 from redrift.process import Level, ScalarProcess
 from redrift.solvers import SOLVERS, CleanEnd, Plan, plan_for, plan_on
+from redrift.solvers.ends import clean_end
 
 INTEGERS = ("leading", "trailing", "linspace")
 _RESIDUE = 0.02  # sigma / alpha: more noise than this is worth an evaluation to remove
@@ -98,7 +99,7 @@ class Grids:
             values = integer_grid(self.config, self.config["spacing"], steps + 1)
         if not isinstance(rule, CleanEnd):
             assert rule is not None
-            rule = CleanEnd(rule, plan.wants)
+            rule = clean_end(rule, self.process, plan.wants)
         return plan.rebuilt([*values, self.process.clean], rule)
 
     def _flow_budget(self, evaluations: int, mu: float | None) -> Plan:

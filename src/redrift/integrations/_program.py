@@ -56,6 +56,7 @@ class Instruction:
         ratio: Q / P of the prediction that is kept, or None where it is the output itself.
         moves: run in order; the result of the last is the host's next state.
         forget: predictions that nothing uses after this.
+        lasts: whether the row's first state, if it is handed over here, is used after the next one.
     """
 
     level: Level
@@ -63,14 +64,34 @@ class Instruction:
     ratio: float | None
     moves: tuple[Move, ...]
     forget: tuple[int, ...]
+    lasts: bool
 
 
 @dataclass
 class Run:
-    """State of one run of a program: plain data, so that it can be copied."""
+    """State of one run of a program: plain data, so that it can be copied.
+
+    A host may hand outputs over in memory that it fills again. The first outputs are copied and held, so
+    that the allocator gives their memory to nobody else: if an address comes back, all are copied.
+    """
 
     state: Tensor | None = None
     kept: dict[int, Tensor] = field(default_factory=dict)
+    held: list[Tensor] = field(default_factory=list)
+    reused: bool | None = None
+
+    def own(self, output: Tensor, span: int) -> Tensor:
+        """Return an output in memory of its own; `span` outputs are in use at a time at most."""
+        if self.reused is None:
+            address = output.untyped_storage().data_ptr()
+            if any(address == before.untyped_storage().data_ptr() for before in self.held):
+                self.reused, self.held = True, []
+            elif len(self.held) > span:
+                self.reused, self.held = False, []
+            else:
+                self.held.append(output)
+                return output.clone()
+        return output.clone() if self.reused else output
 
 
 @dataclass(frozen=True)
@@ -103,9 +124,11 @@ class Program:
         """
         step = self.instructions[i]
         if step.fresh:
-            run.state = sample
-        kept = output if step.ratio is None else torch.add(sample, output, alpha=step.ratio)
-        run.kept[i] = kept
+            run.state = sample.clone() if step.lasts else sample
+        if step.ratio is not None:
+            run.kept[i] = torch.add(sample, output, alpha=step.ratio)
+        else:
+            run.kept[i] = output if i in step.forget else run.own(output, self.plan.history)
         result = sample
         for move in step.moves:
             result = self._combine(move, run)
@@ -230,7 +253,8 @@ class _Recorder:
             P, Q = self.pairs[i]
             forget = tuple(slot for slot, end in used.items() if end == i)
             ratio = Q / P if P else None
-            yield Instruction(level, self.fresh[i], ratio, tuple(self.moves[i]), forget)
+            lasts = not all(self.fresh[i + 1 : i + 2])
+            yield Instruction(level, self.fresh[i], ratio, tuple(self.moves[i]), forget, lasts)
 
 
 def enter(program: Program, i: int) -> Program:
