@@ -57,7 +57,9 @@ HELD_OUT_GUIDED = [
 ]
 NETWORKS = ("swiss-linear", "s-curve-cosine", "digits-linear", "textures")
 LARGE_TO = 12  # budgets up to which the largest network takes part
-SHARES = {"mixtures": 0.45, "guided": 0.25, "erring": 0.1, "networks": 0.2}  # of the loss
+# of the loss; data with the scales of pictures weigh as much as all others of their kind
+SHARES = {"compact": 0.23, "pictures": 0.23, "guided compact": 0.12, "guided pictures": 0.12,
+          "erring": 0.1, "networks": 0.2}  # fmt: skip
 SMOOTH_FROM, KNOTS = 12, 10  # budgets from which the grid is smooth, and its parameters
 ORDERS = (2, 3)
 
@@ -165,9 +167,13 @@ def network(name, process, ends, n, seed):
 def problems(process, ends, options, networks=()):
     """Return the training problems and their weights in the loss."""
     n, seed = options.samples, 1
+    plain = [(p, trajectories(process, p, ends, n, seed)) for p in TRAIN]
+    steered = [(p, guided(process, p, scale, ends, n, seed)) for p, scale in GUIDED]
     kinds = {
-        "mixtures": [trajectories(process, p, ends, n, seed) for p in TRAIN],
-        "guided": [guided(process, p, scale, ends, n, seed) for p, scale in GUIDED],
+        "compact": [task for p, task in plain if p[2] != SPECTRUM],
+        "pictures": [task for p, task in plain if p[2] == SPECTRUM],
+        "guided compact": [task for p, task in steered if p[2] != SPECTRUM],
+        "guided pictures": [task for p, task in steered if p[2] == SPECTRUM],
         "erring": [erring(process, p, what, size, ends, n, seed) for p, what, size in ERRING],
         "networks": [network(name, process, ends, options.pictures, seed) for name in networks],
     }

@@ -180,7 +180,7 @@ class _Leaps:
 
 
 def _upward(model: Denoiser, plan: Plan) -> Tensor:
-    if model.process != plan.process:
+    if not model.process.agrees(plan.process):
         raise ValueError(f"the model's process is {model.process}, the plan's {plan.process}.")
     if plan.stochastic or plan.rule is None:
         raise ValueError(

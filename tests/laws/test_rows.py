@@ -12,6 +12,7 @@ from problems import (
     Melt,
     Spring,
     all_processes,
+    discrete,
     double,
     flow_exactly,
     follow,
@@ -21,7 +22,7 @@ from problems import (
 from redrift._core.linalg import product
 from redrift.process import convert
 from redrift.solvers import Plan, langevin_corrected
-from redrift.solvers.coefficients import adams, integrate, variable
+from redrift.solvers.coefficients import adams, integrate, variable, variable_of_log_snr
 
 PROCESSES = {"VP": rd.VP(), "EDM": rd.EDM(), "Flow": rd.Flow(), "Spring": Spring(), "Melt": Melt()}
 BUILDERS = {
@@ -102,7 +103,7 @@ def test_rows_are_exact_for_polynomials_through_what_they_asked(corrector):
 
 @pytest.mark.parametrize("name", ["t", "rho", "logrho", "softlog", "angle"])
 @pytest.mark.parametrize("wants", ["eps", "v"])
-@pytest.mark.parametrize("process", [rd.VP(), rd.EDM()], ids=["VP", "EDM"])
+@pytest.mark.parametrize("process", [rd.VP(), rd.EDM(), discrete()], ids=["VP", "EDM", "table"])
 def test_the_last_step_to_the_clean_state_is_exact_for_polynomials(process, wants, name):
     plan = rd.deis(
         process,
@@ -124,7 +125,7 @@ def test_the_last_step_to_the_clean_state_is_exact_for_polynomials(process, want
         length = top if wants == "eps" else torch.atan(top)
         x = length * u**8
         rho = process.sigma_data * (x if wants == "eps" else torch.tan(x))
-        f = p(process.unclock(-rho.log())) ** power * 8 * u**7
+        f = variable_of_log_snr(name, process.sigma_data)(-rho.log()) ** power * 8 * u**7
         exact = -length * process.sigma_data * f.mean()
         assert abs(float(found / exact) - 1) < 1e-5
     A, _ = convert(process, row.start, wants, "x0")

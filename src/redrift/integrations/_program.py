@@ -11,6 +11,7 @@ operations, and none of them waits for the device.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -81,12 +82,12 @@ class Run:
     reused: bool | None = None
 
     def own(self, output: Tensor, span: int) -> Tensor:
-        """Return an output in memory of its own; `span` outputs are in use at a time at most."""
+        """Return an output in memory of its own; no output is used later than `span` evaluations on."""
         if self.reused is None:
             address = output.untyped_storage().data_ptr()
             if any(address == before.untyped_storage().data_ptr() for before in self.held):
                 self.reused, self.held = True, []
-            elif len(self.held) > span:
+            elif len(self.held) >= span:
                 self.reused, self.held = False, []
             else:
                 self.held.append(output)
@@ -108,6 +109,18 @@ class Program:
     predicts: str
     instructions: tuple[Instruction, ...]
 
+    @functools.cached_property
+    def span(self) -> int:
+        """Return how many evaluations later an output is used at most."""
+        gaps = (
+            i - slot
+            for i, step in enumerate(self.instructions)
+            for move in step.moves
+            for slot, _ in move.weights
+            if slot != _STATE
+        )
+        return max(gaps, default=0)
+
     def __len__(self) -> int:
         """Return the number of evaluations."""
         return len(self.instructions)
@@ -128,7 +141,7 @@ class Program:
         if step.ratio is not None:
             run.kept[i] = torch.add(sample, output, alpha=step.ratio)
         else:
-            run.kept[i] = output if i in step.forget else run.own(output, self.plan.history)
+            run.kept[i] = output if i in step.forget else run.own(output, self.span)
         result = sample
         for move in step.moves:
             result = self._combine(move, run)

@@ -232,6 +232,10 @@ class Process(ABC):
         # d phi / dt = (d rho / dt) / (1 + rho^2), d rho / dt = half / (S R): all at sigma_data
         return self.reading(end, "v")[0] * half * clean / (here.root * scale**2) / rate
 
+    def agrees(self, other: Process) -> bool:
+        """Say whether another process is the same law, but for the rounding of its constants."""
+        return self == other
+
     def describe(self) -> str:
         """Return a short name for reports, as in "VP, k=1"."""
         modes = f", modes={self.modes}" if self.modes else ""

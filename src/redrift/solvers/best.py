@@ -34,6 +34,7 @@ from redrift.solvers.registry import solver
 
 # sigma / alpha at both ends of the fitted grids
 _RANGES = {"vp": (150.0, 0.01), "edm": (80.0, 0.002), "latent": (14.6, 0.03)}
+_TOP = {"vp": 150.0, "edm": 80.0, "latent": 50.0}  # where their runs start at most
 
 
 @functools.lru_cache(maxsize=1)
@@ -56,7 +57,7 @@ def best_plan(
         process: the law. Processes without a single noise level get DEIS on their default grid.
         evaluations: budget, >= 1; all of it is used.
         start: first time; None takes the process's default, or where that is higher the level that the
-            grid was fitted for (sigma / alpha 150, 80 or 14.6).
+            grid serves (sigma / alpha 150; 80 for EDM's range).
         stop: last time.
         end: "min", "zero" or "denoise" (out of the same budget), see `Plan.build`.
 
@@ -78,18 +79,23 @@ def best_plan(
     levels = [math.exp(-float(w)) for w in process.clock(ends).clamp(-50, 50)]
     kind = min(_RANGES, key=lambda name: _distance(levels, _RANGES[name]))
     first, last = (float(t) for t in ends)
-    if start is None and levels[0] > _RANGES[kind][0]:
-        depth = torch.tensor(-math.log(_RANGES[kind][0]), dtype=torch.float64)
-        first = float(process.unclock(depth))
+    loudest = _TOP[kind]
+    if start is None and levels[0] > loudest:
+        first = float(process.unclock(torch.tensor(-math.log(loudest), dtype=torch.float64)))
     order, covered = _between(_fitted()[kind], budget)
     times = grid_of_fractions(process, torch.from_numpy(np.diff(covered)), (first, last))
     return deis(process, times, order=order, variable="softlog", startup=False, end=end)
 
 
+def best_order(steps: int) -> int:
+    """Return the order of the fitted plan of so many steps."""
+    return _between(_fitted()["vp"], max(steps, 1))[0]
+
+
 def _distance(levels: list[float], fitted: tuple[float, float]) -> float:
-    """Return how far ends are from fitted ones in log noise; a start above the fitted one is near."""
-    top, bottom = (math.log(a / b) for a, b in zip(levels, fitted, strict=True))
-    return max(-top, 0.0) + abs(bottom)
+    """Return how far ends are from fitted ones in log noise; no run starts above the highest."""
+    top, bottom = min(levels[0], _RANGES["vp"][0]), levels[1]
+    return abs(math.log(top / fitted[0])) + abs(math.log(bottom / fitted[1]))
 
 
 def _between(table: dict[str, dict[str, Any]], budget: int) -> tuple[int, Any]:

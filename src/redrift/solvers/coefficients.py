@@ -45,13 +45,18 @@ def variable(process: Process, name: str) -> Callable[[Tensor], Tensor]:
     if not isinstance(process, ScalarProcess):
         choose("variable", name, ("t",))
         return lambda t: t
-    clock, scale = process.clock, process.sigma_data
+    p = variable_of_log_snr(name, process.sigma_data)
+    return lambda t: p(process.clock(t))
+
+
+def variable_of_log_snr(name: str, scale: float) -> Callable[[Tensor], Tensor]:
+    """Return a polynomial variable as a function of half the log-SNR, for data of a scale."""
     return {
-        "t": lambda t: vp_time(clock(t)),
-        "rho": lambda t: torch.exp(-clock(t)),
-        "logrho": clock,
-        "softlog": lambda t: _softlog(torch.exp(-clock(t))),
-        "angle": lambda t: torch.atan(torch.exp(-clock(t)) / scale),
+        "t": vp_time,
+        "rho": lambda w: torch.exp(-w),
+        "logrho": lambda w: w,
+        "softlog": lambda w: _softlog(torch.exp(-w)),
+        "angle": lambda w: torch.atan(torch.exp(-w) / scale),
     }[name]
 
 

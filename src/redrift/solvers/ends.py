@@ -12,7 +12,7 @@ from torch import Tensor
 from redrift._core.quadrature import gauss_legendre, lagrange
 from redrift.process import Level, Process, ScalarProcess, convert
 from redrift.process.base import Wants
-from redrift.solvers.coefficients import finite, variable
+from redrift.solvers.coefficients import finite, variable_of_log_snr
 from redrift.solvers.layers import Layer, core, with_order
 from redrift.solvers.registry import register
 from redrift.solvers.row import Row, Rule
@@ -80,14 +80,14 @@ class CleanEnd(Layer):
         smooths polynomials in log rho.
         """
         rho, data = start.root / start.signal, process.sigma_data
-        p = variable(process, core(self.rule).variable)
+        p = variable_of_log_snr(core(self.rule).variable, data)
         nodes, weights = gauss_legendre(_NODES)
         if self.wants == "eps":
             length, levels = rho, rho.reshape(()) * nodes**4
         else:
             angle = torch.atan(rho / data)
             length, levels = data * angle, data * torch.tan(angle.reshape(()) * nodes**4)
-        values = lagrange([p(point) for point in points], p(process.unclock(-levels.log())))
+        values = lagrange([p(process.clock(t)) for t in points], p(-levels.log()))
         return tuple(-length * (value * 4 * nodes**3 * weights).sum() for value in values)
 
 
