@@ -60,8 +60,11 @@ LARGE_TO = 12  # budgets up to which the largest network takes part
 # of the loss; data with the scales of pictures weigh as much as all others of their kind
 SHARES = {"compact": 0.23, "pictures": 0.23, "guided compact": 0.12, "guided pictures": 0.12,
           "erring": 0.1, "networks": 0.2}  # fmt: skip
+GAIN = 1.9  # of a network's errors, in units of DDIM's: the law asks for 2
 SMOOTH_FROM, KNOTS = 12, 10  # budgets from which the grid is smooth, and its parameters
-ORDERS = (2, 3)
+# orders that are tried, and whether with the corrector; long runs stand more
+METHODS = ((2, False), (3, False))
+LONG_FROM, LONG = 30, ((3, False), (4, False), (3, True))
 
 
 def mixture(process, components, dim, width, seed):
@@ -187,11 +190,16 @@ def held_out(process, ends):
     return tasks + [guided(process, p, scale, ends, 256, 2) for p, scale in HELD_OUT_GUIDED]
 
 
-def builder(order, budget):
-    """Return the function from process and times to a plan."""
+def builder(row, budget):
+    """Return the function from process and times to a plan by a row's method."""
+    order, corrector = min(row["order"], budget), row.get("corrector", False)
     return lambda process, times: rd.deis(
-        process, times, order=min(order, budget), variable="softlog", startup=False
+        process, times, order=order, variable="softlog", startup=False, corrector=corrector
     )
+
+
+def as_tensor(row):
+    return torch.tensor(row["fractions"], dtype=F64)
 
 
 def score(build, tasks, times):
@@ -211,6 +219,23 @@ def shown(scores):
     return ", ".join(f"{m:.1e} / {p:.1e}" for m, p in scores)
 
 
+def guarded(row, process, ends, budget):
+    """Return the row moved towards the quadratic grid until a network's errors count at most twice DDIM's.
+
+    The bound is on the sum of squares of the responses, for networks of the noise, of v and of the data.
+    """
+    build, even = builder(row, budget), torch.full((budget,), 1 / budget, dtype=F64)
+    grid = rd.timegrid(process, budget, start=ends[0], stop=ends[1])
+    bounds = {p: GAIN * rd.ddim(process, grid).error_gain(p) ** 2 for p in ("eps", "v", "x0")}
+    fitted = as_tensor(row)
+    for share in torch.linspace(0, 1, 21).tolist():
+        fractions = (1 - share) * fitted + share * even
+        plan = build(process, grid_of_fractions(process, fractions, ends))
+        if all(plan.error_gain(p) ** 2 <= bound for p, bound in bounds.items()):
+            break
+    return {**row, "fractions": [round(float(s), 6) for s in fractions]}
+
+
 def fit(process, ends, tasks, weights, budget, earlier, options):
     """Return the row of the table with the best score on the training problems."""
     found = []
@@ -218,17 +243,19 @@ def fit(process, ends, tasks, weights, budget, earlier, options):
     if earlier is not None:
         curve = monotone_curve(earlier["fractions"], np.linspace(0, 1, budget + 1))
         starts.append(torch.from_numpy(np.diff(curve)))
-    for order in ORDERS:
-        build = builder(order, budget)
+    for order, corrector in LONG if budget >= LONG_FROM else METHODS:
+        method = {"order": order, **({"corrector": True} if corrector else {})}
+        build = builder(method, budget)
         for fractions in starts:
             fitted = fit_grid(
                 build, tasks, fractions, ends, weights=weights, iterations=options.iterations,
                 knots=KNOTS if budget >= SMOOTH_FROM else None,
             )  # fmt: skip
-            scores = score(build, tasks, grid_of_fractions(process, fitted, ends))
-            row = {"order": order, "fractions": [round(float(s), 6) for s in fitted]}
+            row = {**method, "fractions": [round(float(s), 6) for s in fitted]}
+            row = guarded(row, process, ends, budget)
+            scores = score(build, tasks, grid_of_fractions(process, as_tensor(row), ends))
             found.append((total(scores, weights), row))
-            print(f"  {budget} {order} {found[-1][0]:.3f}  {shown(scores)}", flush=True)
+            print(f"  {budget} {method} {found[-1][0]:.3f}  {shown(scores)}", flush=True)
     return min(found, key=lambda entry: entry[0])[1]
 
 
@@ -254,7 +281,7 @@ def main():
             kept = len(tasks) if few else len(tasks) - 1  # the largest network is the last problem
             row = fit(process, ends, tasks[:kept], weights[:kept], budget, earlier, options)
             earlier = row
-            build, even = builder(row["order"], budget), [1 / len(fresh)] * len(fresh)
+            build, even = builder(row, budget), [1 / len(fresh)] * len(fresh)
             for label, fractions in (("quadratic", [1.0] * budget), ("fitted", row["fractions"])):
                 times = grid_of_fractions(process, torch.tensor(fractions, dtype=F64), ends)
                 scores = score(build, fresh, times)

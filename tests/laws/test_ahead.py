@@ -6,12 +6,9 @@ import pytest
 import torch
 
 import redrift as rd
-from problems import F64, discrete, generator, wide
+from problems import F64, generator, wide
 from redrift.fitting import distances, follow
 from redrift.integrations._program import compile_plan, enter
-from redrift.process import TableProcess
-from redrift.solvers import best
-from redrift.solvers.best import best_plan
 
 PROCESSES = {"VP": rd.VP(), "EDM": rd.EDM(), "Flow": rd.Flow()}
 AHEAD = {"order": 3, "wants": "v", "startup": False, "first_sigma": 20.0}
@@ -94,33 +91,22 @@ def test_a_first_step_that_does_not_cross_the_level_is_the_plain_one(corrector):
 
 
 @pytest.mark.parametrize("seed", [3, 5])
-def test_the_defaults_that_ask_ahead_are_nearer_on_data_with_a_wide_spectrum(seed, monkeypatch):
+def test_a_first_evaluation_below_pure_noise_is_nearer_on_data_with_a_wide_spectrum(seed):
     process = rd.VP()
     model = wide(process, components=20, dim=40, seed=seed)
     z = torch.randn(256, 40, generator=generator(4), dtype=F64)
     exact = follow(model, rd.res(process, rd.timegrid(process, 400, "logsnr"), order=3), z)
-    plans = [best_plan(process, budget) for budget in (5, 6)]
-    assert all(plan.skips_start for plan in plans)
-    monkeypatch.setattr(best, "_AHEAD", ())
-    for plan in plans:
-        plain = best_plan(process, plan.evaluations)
-        assert not plain.skips_start
-        a, b = (distances(follow(model, p, z), exact) for p in (plan, plain))
+    for steps in (5, 6):
+        grid = rd.timegrid(process, steps)
+        options = {"order": 3, "wants": "v", "startup": False}
+        a, b = (
+            distances(
+                follow(model, rd.deis(process, grid, **options, first_sigma=sigma), z), exact
+            )
+            for sigma in (22.0, None)
+        )
         assert a.median() < 0.8 * b.median()
         assert a.quantile(0.9) < 0.8 * b.quantile(0.9)
-
-
-@pytest.mark.parametrize("budget", [5, 6, 7])
-def test_a_default_skips_the_start_only_where_its_grid_was_fitted(budget):
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=F64) ** 2  # starts at 14.6
-    low = TableProcess(tuple(torch.cumprod(1 - betas, 0).tolist()))
-    assert best_plan(rd.VP(), budget).skips_start
-    assert best_plan(discrete(), budget).skips_start
-    assert not best_plan(low, budget).skips_start
-    for process in (rd.VE(), rd.EDM(), rd.Flow()):
-        for stop in (None, float(grid_of(process, [0.01])[0])):
-            assert not best_plan(process, budget, stop=stop).skips_start, (process, stop)
-    assert not best_plan(rd.VP(), budget, start=0.9).skips_start
 
 
 def test_a_host_whose_state_would_have_to_be_scaled_is_refused():

@@ -9,7 +9,7 @@ import redrift as rd
 from problems import F64, Melt, Spring, discrete, generator, wide
 from redrift.denoise import GaussianMixture
 from redrift.fitting import Trajectories, distances, fit_grid, follow
-from redrift.solvers import UniC, layer
+from redrift.integrations._laws import law_of
 from redrift.solvers.fractions import grid_of_fractions
 
 # medians and 90th percentiles of diffusers 0.42.1's best schedulers and spacings (the best of six
@@ -81,39 +81,17 @@ def test_more_evaluations_are_never_much_worse(tasks):
     assert all(b < a for a, b in zip(listed, listed[1:])), listed
 
 
-@pytest.mark.parametrize("budget", [17, 20, 25])
-def test_a_corrector_that_stops_in_time_is_nearer_on_a_finite_data_set(budget):
-    process, g = rd.VP(), generator(3)
-    model = rd.denoise.Empirical(torch.randn(60, 8, generator=g, dtype=F64) / 2, process)
-    first = process.level(torch.tensor(process.interval[0], dtype=F64))
-    noise = torch.randn(128, 8, generator=g, dtype=F64)
-    x = float(first.signal) * model.sample(128, generator=g) + float(first.root) * noise
-    grid = rd.timegrid(process, 500, "logsnr")
-    last = follow(model, rd.deis(process, grid, order=4, variable="logrho"), x)
-    task = Trajectories(model, x, last)
-    plan = rd.best_plan(process, budget)
-    everywhere = rd.deis(process, plan.times, order=3, wants="v", startup=False, corrector=True)
-    found, other = errors([task], plan), errors([task], everywhere)
-    assert all(a < b / 2 for a, b in zip(found, other)), (found, other)
-
-
-def test_the_level_where_correctors_stop_falls_with_the_budget():
-    levels = [layer(rd.best_plan(rd.VP(), n).rule, UniC).above for n in range(17, 51)]
-    assert all(a > b for a, b in zip(levels, levels[1:]))
-    assert levels[-1] == 0
-    assert all(
-        rd.best_plan(rd.VP(), n).rule.corrector == (n > 16) for n in (8, 15, 16, 17, 18, 64)
-    )
-
-
 @pytest.mark.parametrize("process", [rd.VP(), rd.EDM(), rd.Flow(), discrete(), Spring(), Melt()])
 @pytest.mark.parametrize("budget", [1, 2, 3, 4, 7, 11, 33, 64])
 def test_a_default_spends_its_budget_on_every_process(process, budget):
     plan = rd.best_plan(process, budget)
     assert plan.evaluations == budget
     assert bool((plan.times.diff() < 0).all())
-    ends = plan.times[[0, -1]].tolist()
-    assert ends == pytest.approx(process.interval)
+    first, last = plan.times[[0, -1]].tolist()
+    assert last == pytest.approx(process.interval[1])
+    loud = process.k == 1 and not process.modes and process.level(process.interval[0]).sigma > 150
+    top = process.level(first).sigma
+    assert top == pytest.approx(150 if loud else process.level(process.interval[0]).sigma, rel=0.5)
 
 
 def test_equal_shares_are_the_quadratic_grid():
@@ -172,3 +150,123 @@ def test_a_task_without_weight_takes_no_part_in_a_fit(tasks):
     alone = fit_grid(build, tasks[:1], shares, ends, iterations=4)
     assert torch.equal(both, alone)
     assert not torch.equal(both, fit_grid(build, tasks, shares, ends, iterations=4))
+
+
+# ------------------------------------------------------------------ where people stand
+
+SCHEDULES = {
+    "linear": {},
+    "latent": dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
+    "cosine": dict(beta_schedule="squaredcos_cap_v2"),
+    "cosine of a hundred": dict(beta_schedule="squaredcos_cap_v2", num_train_timesteps=100),
+    "sigmoid": dict(beta_schedule="sigmoid"),
+    "no signal": dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012,
+                      rescale_betas_zero_snr=True, prediction_type="v_prediction"),
+    "no signal, shifted": dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012,
+                               rescale_betas_zero_snr=True, prediction_type="v_prediction",
+                               snr_shift_scale=3.0),
+    "continuous": dict(prediction_type="v_prediction", timestep_type="continuous",
+                       sigma_min=0.002, sigma_max=700.0),
+}  # fmt: skip
+OWN = {"VP": rd.VP(), "cosine VP": rd.VP(schedule="cosine"), "SubVP": rd.SubVP(), "VE": rd.VE(),
+       "EDM": rd.EDM(), "EDM to 700": rd.EDM(sigma_max=700.0), "EDM to 4500": rd.EDM(sigma_max=4500.0),
+       "Flow": rd.Flow()}  # fmt: skip
+
+
+def process_of(name):
+    if name in OWN:
+        return OWN[name]
+    betas = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
+    words = {"num_train_timesteps": 1000, "prediction_type": "epsilon", **betas}
+    return law_of({**words, **SCHEDULES[name]}).process
+
+
+@pytest.mark.parametrize("name", [*SCHEDULES, *OWN])
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_errors_of_a_network_count_at_most_twice_as_much_as_under_ddim(name, budget):
+    process = process_of(name)
+    default, ddim = rd.best_plan(process, budget), rd.plan_for(process, budget, solver="ddim")
+    assert process.level(default.times[0]).sigma < 150.01
+    for predicts in ("eps", "v", "x0"):
+        assert default.error_gain(predicts) ** 2 <= 2 * ddim.error_gain(predicts) ** 2, predicts
+
+
+def test_the_gain_of_errors_is_the_spread_they_make():
+    process = rd.VP()
+    normal = rd.denoise.Gaussian(torch.zeros(20_000, dtype=F64), 1.0, process)
+    g = generator(3)
+
+    def erring(x, t):
+        level = process.level(float(t[0]))
+        exact = normal.ask(x, level, "eps")
+        return exact + 1e-3 * torch.randn(x.shape, generator=g, dtype=F64)
+
+    z = torch.randn(1, 20_000, generator=generator(1), dtype=F64)
+    for solver in ("ddim", "deis", "res", "best", "heun", "dpmpp"):
+        plan = rd.plan_for(process, 8, solver=solver)
+        exact = rd.sample(normal, plan, x=z)
+        found = rd.sample(rd.Denoiser(erring, process, "eps"), plan, x=z)
+        spread = float((found - exact).std()) / float(process.level(plan.times[-1]).signal)
+        assert spread / 1e-3 == pytest.approx(plan.error_gain("eps"), rel=0.03), solver
+
+
+def classes_of(process, seed, components=6, dim=4):
+    """Return a mixture whose components are classes, seeds unseen by the fit."""
+    g = generator(seed)
+    means = torch.randn(components, dim, generator=g, dtype=F64)
+    std = 0.05 + 0.2 * torch.rand(components, dim, generator=g, dtype=F64)
+    kinds = torch.arange(components)
+    return GaussianMixture(torch.ones(components, dtype=F64), means, std, process, classes=kinds)
+
+
+@pytest.mark.parametrize("scale", [1.5, 3.0, 7.5, 16.0])
+@pytest.mark.parametrize("process", [rd.VP(), rd.Flow(), rd.EDM()], ids=lambda p: type(p).__name__)
+def test_under_guidance_the_default_is_never_much_behind_ddim(process, scale):
+    model = classes_of(process, 401)
+    label = torch.arange(6).repeat(64)
+    told = rd.Guided(model, scale, {"label": -1})
+    top = rd.best_plan(process, 5).times[0]
+    level = process.level(top)
+    noise = torch.randn(384, 4, generator=generator(7), dtype=F64)
+    z = float(level.signal) * model.means[label] + float(level.root) * noise
+    with torch.no_grad(), told.begin(label=label) as run:
+        fine = rd.timegrid(process, 600, "logsnr", start=float(top))
+        exact = follow(run, rd.deis(process, fine, order=4, variable="logrho"), z)
+        for budget in BUDGETS:
+            found = [
+                distances(follow(run, plan, z), exact)
+                for plan in (
+                    rd.best_plan(process, budget, start=float(top)),
+                    rd.plan_for(process, budget, solver="ddim", start=float(top)),
+                )
+            ]
+            for figure in (torch.median, lambda e: e.quantile(0.9)):
+                ours, theirs = (float(figure(e)) for e in found)
+                assert ours <= 1.5 * theirs, (budget, figure)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "latent", "cosine", "cosine of a hundred"])
+def test_a_network_of_the_noise_may_err_at_vanishing_signal(schedule):
+    process = process_of(schedule)
+    model = rd.denoise.Gaussian(torch.ones(1, dtype=F64), 0.3, process)
+    x = torch.randn(4000, 1, generator=generator())
+    for size in (1e-3, 1e-2):  # relative, as of half precision
+
+        def erring(z, t, size=size):
+            return (1 + size) * model.ask(z.double(), process.level(float(t[0])), "eps").to(z)
+
+        net = rd.Denoiser(erring, process, "eps")
+        for budget in (6, 10, 20):
+            plan = rd.best_plan(process, budget, end="denoise")
+            found = rd.sample(net, plan, x=x)
+            assert float(found.mean()) == pytest.approx(1, abs=0.05 + 20 * size)
+            assert 0.2 < float(found.std()) < 0.4 + 20 * size
+
+
+def test_a_start_that_is_given_cuts_the_fitted_grid_and_does_not_squeeze_it():
+    process = rd.VP()
+    whole = rd.best_plan(process, 20)
+    for i in (6, 12):
+        rest = rd.best_plan(process, 20 - i, start=float(whole.times[i]))
+        steps, wanted = (t[:-1].log() - t[1:].log() for t in (rest.times, whole.times[i:]))
+        assert bool(((steps / wanted - 1).abs() < 0.35).all())

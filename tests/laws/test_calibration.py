@@ -63,7 +63,9 @@ def test_what_it_reports_are_the_errors_of_the_plans_on_the_held_out_quarter():
 
 @pytest.mark.parametrize("broad", [False, True])
 def test_a_plan_that_skips_the_start_is_fitted_to_what_suits_the_data(broad):
-    plan = rd.best_plan(rd.VP(), 5)
+    process = rd.VP()
+    options = {"order": 4, "wants": "v", "startup": False, "first_sigma": 22.0}
+    plan = rd.deis(process, rd.timegrid(process, 5), **options)
     model = wide(plan.process) if broad else narrow(plan.process)
     found = calibrate(
         model, plan, shape=(12 if broad else 3,), samples=96, dtype=F64, budget=60 * 5 + 120,
@@ -80,7 +82,9 @@ def test_a_plan_that_skips_the_start_is_fitted_to_what_suits_the_data(broad):
 
 @pytest.mark.parametrize("finite", [False, True])
 def test_a_plan_whose_corrector_stops_is_fitted_to_what_suits_the_data(finite):
-    plan = rd.best_plan(rd.VP(), 20)
+    process = rd.VP()
+    options = {"order": 3, "wants": "v", "startup": False, "corrector": 0.1}
+    plan = rd.deis(process, rd.timegrid(process, 20), **options)
     points = torch.randn(60, 8, generator=generator(2), dtype=F64) / 2
     model = rd.denoise.Empirical(points, plan.process) if finite else hard(plan.process, 302)
     found = calibrate(

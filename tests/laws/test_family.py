@@ -7,7 +7,17 @@ import torch
 
 import redrift as rd
 from laws.test_orders import RANGES, assert_order, counts, errors, problem, rms
-from problems import F64, Spring, even_grid, follow, generator, mixture, scalar_processes, slopes
+from problems import (
+    F64,
+    Spring,
+    all_processes,
+    even_grid,
+    follow,
+    generator,
+    mixture,
+    scalar_processes,
+    slopes,
+)
 from redrift.process import TableProcess
 from redrift.solvers.conditions import conditions
 from redrift.solvers.exprk import RungeKutta, gamma
@@ -43,6 +53,8 @@ MEMBERS = {
 @pytest.mark.parametrize("name", MEMBERS)
 def test_members_converge_with_their_order(name):
     build, order, where = MEMBERS[name]
+    process = all_processes()[where]
+    assert build(process, rd.timegrid(process, 9)).converges == order
     found = errors(where, build)
     while found[-1] < 5e-12:  # the reference's own error
         found.pop()
@@ -116,9 +128,10 @@ def test_the_gamma_in_circulation_breaks_the_third_condition():
 
 
 ENDS = {
-    "deis": lambda p, g, end: rd.deis(p, g, order=2, end=end),
-    "v": lambda p, g, end: rd.deis(p, g, order=2, wants="v", end=end),
-    "corrected": lambda p, g, end: rd.deis(p, g, order=2, corrector=True, end=end),
+    "ddim": lambda p, g, end: rd.ddim(p, g, end=end),
+    "deis": lambda p, g, end: rd.deis(p, g, order=1, end=end),
+    "v": lambda p, g, end: rd.deis(p, g, order=1, wants="v", end=end),
+    "res multistep": lambda p, g, end: rd.res(p, g, order=2, multistep=True, end=end),
     "res": lambda p, g, end: rd.res(p, g, order=2, end=end),
     "dpmpp": lambda p, g, end: rd.dpmpp(p, g, end=end),
     "heun": lambda p, g, end: rd.heun(p, g, end=end),
@@ -127,7 +140,7 @@ ENDS = {
 
 @pytest.mark.parametrize("build", ENDS.values(), ids=ENDS)
 @pytest.mark.parametrize("name", ["VP", "EDM", "cosine", "VE", "TableProcess", "Flow"])
-def test_a_clean_end_returns_the_last_prediction(name, build):
+def test_a_clean_end_of_order_one_returns_the_last_prediction(name, build):
     process = scalar_processes()[name]
     model, grid = mixture(process), rd.timegrid(process, 6)
     z = torch.randn(4, 4, generator=generator(), dtype=F64) * float(process.sigma(grid[0]))

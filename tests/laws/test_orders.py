@@ -106,6 +106,13 @@ def test_the_starter_keeps_the_order_of_deis(name, order):
 def test_a_one_step_start_of_order_one_caps_the_run_at_order_two():
     found = errors("VP", lambda p, grid: rd.deis(p, grid, order=4, startup=False))
     assert slopes(found)[-1] < 2.5, found
+    process = rd.VP()
+    capped, kept = (
+        rd.deis(process, rd.timegrid(process, 9), order=4, startup=s) for s in (False, True)
+    )
+    assert (capped.converges, kept.converges) == (2, 4)
+    assert "converges with order 2" in str(capped)
+    assert "converges" not in str(kept)
 
 
 @pytest.mark.parametrize("multistep", [False, True])
@@ -134,4 +141,5 @@ def test_three_stage_res_is_of_order_three_for_every_choice_of_its_stages(c2, c3
 )
 def test_dpm_solver_converges_with_its_known_order(options, order):
     found = errors("EDM", lambda p, grid: rd.dpmpp(p, grid, **options))
+    assert rd.dpmpp(rd.EDM(), rd.timegrid(rd.EDM(), 9), **options).converges == order
     assert abs(slopes(found)[-1] - order) <= WITHIN, found

@@ -82,13 +82,13 @@ def best_plan(
     loudest = _TOP[kind]
     if start is None and levels[0] > loudest:
         first = float(process.unclock(torch.tensor(-math.log(loudest), dtype=torch.float64)))
-    order, covered = _between(_fitted()[kind], budget)
+    method, covered = _between(_fitted()[kind], budget)
     times = grid_of_fractions(process, torch.from_numpy(np.diff(covered)), (first, last))
-    return deis(process, times, order=order, variable="softlog", startup=False, end=end)
+    return deis(process, times, variable="softlog", startup=False, end=end, **method)
 
 
-def best_order(steps: int) -> int:
-    """Return the order of the fitted plan of so many steps."""
+def best_method(steps: int) -> dict[str, Any]:
+    """Return the order of the fitted plan of so many steps, and whether it is corrected."""
     return _between(_fitted()["vp"], max(steps, 1))[0]
 
 
@@ -98,25 +98,29 @@ def _distance(levels: list[float], fitted: tuple[float, float]) -> float:
     return abs(math.log(top / fitted[0])) + abs(math.log(bottom / fitted[1]))
 
 
-def _between(table: dict[str, dict[str, Any]], budget: int) -> tuple[int, Any]:
-    """Return the order and the covered share of the coordinate at each node.
+def _between(table: dict[str, dict[str, Any]], budget: int) -> tuple[dict[str, Any], Any]:
+    """Return the method and the covered share of the coordinate at each node.
 
     The fitted curves, share covered against share of steps taken, are mixed linearly in the log of the
-    budget; where the orders differ, the lower budget's row serves up to the higher one, and outside the
+    budget; where the methods differ, the lower budget's row serves up to the higher one, and outside the
     fitted budgets the nearest serve.
     """
     known = sorted(int(key) for key in table)
     below = max((n for n in known if n <= budget), default=known[0])
     above = min((n for n in known if n >= budget), default=known[-1])
-    order = table[str(below)]["order"]
-    if order != table[str(above)]["order"]:
+    method, other = (
+        {name: value for name, value in table[str(n)].items() if name != "fractions"}
+        for n in (below, above)
+    )
+    if method != other:
         above = below
     u = np.linspace(0, 1, budget + 1)
     curves = [monotone_curve(table[str(n)]["fractions"], u) for n in (below, above)]
     mix = 0.0 if above == below else math.log(budget / below) / math.log(above / below)
     covered = (1 - mix) * curves[0] + mix * curves[1]
     covered[0], covered[-1] = 0.0, 1.0
-    return min(order, budget), covered
+    method["order"] = min(method["order"], budget)
+    return method, covered
 
 
 def monotone_curve(fractions: list[float], u: Any) -> Any:  # noqa: ANN401

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from redrift._core.errors import choose, whole
 from redrift.process import Process, timegrid
-from redrift.solvers.best import best_order, best_plan
+from redrift.solvers.best import best_method, best_plan
 from redrift.solvers.plan import Plan
 from redrift.solvers.registry import SOLVERS
 
@@ -95,8 +95,9 @@ def plan_on(
     choose("solver", solver, SOLVERS)
     steps = len(times) - 1 - (options.get("end") == "zero")
     if solver == "best":
-        solver, order = "deis", order or best_order(steps)
-        options = {"variable": "softlog", **options}
+        method = best_method(steps)
+        solver, order = "deis", order or method.pop("order")
+        options = {"variable": "softlog", **method, **options}
     _give_order(solver, order, max(steps, 1), options)
     facts = SOLVERS[solver]
     if facts.extra is not None:

@@ -35,6 +35,11 @@ class DPMpp:
 
     order: int
 
+    @property
+    def converges(self) -> int:
+        """Return 2 at most: the slopes of its paper are approximate."""
+        return min(self.order, 2)
+
     def __call__(
         self, process: Process, past: Sequence[Tensor], t: Tensor, next_t: Tensor, *, left: int
     ) -> Sequence[Row]:

@@ -80,6 +80,11 @@ class RungeKutta:
     steps: int = 0
     first_stages: int = 0
 
+    @property
+    def converges(self) -> int:
+        """Return the number of stages."""
+        return self.order
+
     def __call__(
         self, process: Process, past: Sequence[Tensor], t: Tensor, next_t: Tensor, *, left: int
     ) -> Sequence[Row]:

@@ -172,7 +172,7 @@ def gddim(
     process: Process,
     times: Tensor | Sequence[float],
     *,
-    order: int = 3,
+    order: int | None = None,
     corrector: bool = False,
     stochasticity: float = 0.0,
     root: Literal["R", "L"] = "R",
@@ -185,7 +185,8 @@ def gddim(
     Args:
         process: the law; on a scalar one order 1 is DDIM.
         times: (steps + 1,) strictly decreasing times.
-        order: number of points: 1 to 4 deterministic (the paper's q + 1), 1 or 2 stochastic.
+        order: number of points: 1 to 4 deterministic (the paper's q + 1), 1 or 2 stochastic; None is 3, or
+            2 stochastic.
         corrector: correct every step for free, see `deis`; deterministic only. Unstable in few
             steps on CLD and Blur.
         stochasticity: lambda in [0, 1]: 0 deterministic, 1 the reverse SDE.
@@ -212,6 +213,7 @@ def gddim(
         raise ValueError("the stochastic step does not depend on the root: use root='R'.")
     notes = f"{', corrected' if corrector else ''}{', Cholesky' if root == 'L' else ''}"
     notes += f", lambda={stochasticity:g}" if stochasticity else ""
+    order = order if order is not None else 2 if stochasticity else 3
     whole("order", order, most=2 if stochasticity else MOST - corrector)
     name = f"gDDIM order {order}{notes}"
     if stochasticity:

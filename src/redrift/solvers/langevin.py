@@ -53,6 +53,11 @@ class Langevin(Layer):
     low: float = 0.0
     high: float = math.inf
 
+    @property
+    def converges(self) -> int | None:
+        """Return None: what the correctors leave is not an error of steps."""
+        return None
+
     def __call__(
         self, process: Process, past: Sequence[Tensor], t: Tensor, next_t: Tensor, *, left: int
     ) -> Sequence[Row]:

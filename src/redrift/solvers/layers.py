@@ -26,6 +26,11 @@ class Layer:
     rule: Any
     gain: ClassVar[int] = 0
 
+    @property
+    def converges(self) -> int | None:
+        """Return the order with which runs converge: that of the rule inside, unless a layer changes it."""
+        return getattr(self.rule, "converges", None)
+
     def describe(self, rows: Sequence[Row]) -> str:
         """Return what to print beside the counts of a plan with these rows, "" for nothing."""
         return ""

@@ -70,6 +70,11 @@ class Adams:
     variable: str
     order: int
 
+    @property
+    def converges(self) -> int:
+        """Return 2 at most: a history that begins with a step of order 1 caps the whole run."""
+        return min(self.order, 2)
+
     def __call__(
         self, process: Process, past: Sequence[Tensor], t: Tensor, next_t: Tensor, *, left: int
     ) -> Sequence[Row]:

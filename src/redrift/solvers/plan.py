@@ -121,6 +121,15 @@ class Plan:
         return sum(len(row.asks) for row in self.rows)
 
     @property
+    def converges(self) -> int | None:
+        """Return the order with which runs converge as the grid is refined, as the laws measure it.
+
+        It is below `order`, the number of points, where the start of a history caps it, and above with a
+        corrector. None where a rule does not say.
+        """
+        return getattr(self.rule, "converges", None)
+
+    @property
     def steps(self) -> int:
         """Return the number of steps."""
         return len(self.times) - 1
@@ -209,7 +218,11 @@ class Plan:
         counts = f"{self.steps} steps, {self.evaluations} evaluations"
         found = [layer for layer in layers(self.rule) if isinstance(layer, Layer)]
         notes = [note for layer in reversed(found) if (note := layer.describe(self.rows))]
-        parts = (self.name, "".join((counts, *(f" ({note})" for note in notes))))
+        converges = self.converges
+        order = (
+            f" (converges with order {converges})" if converges not in (None, self.order) else ""
+        )
+        parts = (f"{self.name}{order}", "".join((counts, *(f" ({note})" for note in notes))))
         return " | ".join((*parts, self.process.describe(), noise))
 
     def cite(self) -> str:

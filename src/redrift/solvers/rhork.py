@@ -59,6 +59,11 @@ class RhoRungeKutta:
     steps: int = 0
     first_stages: int = 0
 
+    @property
+    def converges(self) -> int:
+        """Return the tableau's order."""
+        return TABLEAUS[self.method][0]
+
     def __call__(
         self, process: Process, past: Sequence[Tensor], t: Tensor, next_t: Tensor, *, left: int
     ) -> Sequence[Row]:
@@ -93,6 +98,11 @@ class IPNDM:
     """
 
     order: int
+
+    @property
+    def converges(self) -> int:
+        """Return 2 at most: the weights are a uniform grid's."""
+        return min(self.order, 2)
 
     def __call__(
         self, process: Process, past: Sequence[Tensor], t: Tensor, next_t: Tensor, *, left: int

@@ -38,6 +38,12 @@ class StartUp(Layer):
 
     rule: Rule
 
+    @property
+    def converges(self) -> int:
+        """Return the number of points, with what the layers inside add."""
+        gained = sum(layer.gain for layer in layers(self.rule) if isinstance(layer, Layer))
+        return core(self.rule).order + gained
+
     def __call__(
         self, process: Process, past: Sequence[Tensor], t: Tensor, next_t: Tensor, *, left: int
     ) -> Sequence[Row]:
@@ -49,8 +55,7 @@ class StartUp(Layer):
     def _first(self, process: Process, start: Level, end: Level) -> Row:
         """Return the first step; the newest node is the last one asked."""
         base = core(self.rule)
-        gained = sum(layer.gain for layer in layers(self.rule) if isinstance(layer, Layer))
-        fractions, keep = _STARTS[base.order + gained]
+        fractions, keep = _STARTS[self.converges]
         asks = [start] + [fraction(process, start, end, c) for c in fractions]
         A: list[Tensor] = [one(start.signal)]
         C: list[Coefficients] = [()]

@@ -37,6 +37,12 @@ class UniC(Layer):
     above: float = 0.0
     gain: ClassVar[int] = 1
 
+    @property
+    def converges(self) -> int | None:
+        """Return one more than the rule inside."""
+        inner = getattr(self.rule, "converges", None)
+        return None if inner is None else inner + 1
+
     def __call__(
         self, process: Process, past: Sequence[Tensor], t: Tensor, next_t: Tensor, *, left: int
     ) -> Sequence[Row]:
