@@ -25,7 +25,7 @@ from redrift._core.files import write_atomically
 from redrift.denoise import GaussianMixture
 from redrift.fitting import Trajectories, distances, fit_grid, follow
 from redrift.solvers.best import _curve
-from redrift.solvers.warp import warped
+from redrift.solvers.fractions import grid_of_fractions
 
 F64 = torch.float64
 BUDGETS = (5, 6, 8, 10, 12, 15, 20, 30, 50)
@@ -113,16 +113,16 @@ def method(text):
     found = re.fullmatch(r"([1-4])(?:(c)([\d.]*))?(?:@([\d.]+))?", text)
     if not found:
         raise SystemExit(f"no method {text!r}: say an order such as 4, 3c or 4@22")
-    order, corrector, floor, ahead = found.groups()
-    more = {"corrector": float(floor) if floor else True} if corrector else {}
-    return {"order": int(order), **more, **({"ahead": float(ahead)} if ahead else {})}
+    order, corrector, above, sigma = found.groups()
+    more = {"corrector": float(above) if above else True} if corrector else {}
+    return {"order": int(order), **more, **({"first_sigma": float(sigma)} if sigma else {})}
 
 
 def builder(row, budget):
     """Return the function from process and times to a plan by a row's method."""
-    options = {name: row[name] for name in ("corrector", "ahead") if name in row}
+    options = {name: row[name] for name in ("corrector", "first_sigma") if name in row}
     return lambda process, times: rd.deis(
-        process, times, order=min(row["order"], budget), wants="v", starter=False, **options
+        process, times, order=min(row["order"], budget), wants="v", startup=False, **options
     )
 
 
@@ -171,7 +171,7 @@ def fit(process, ends, tasks, weights, budget, starts, options):
                 build, tasks, shares, ends, weights=weights, iterations=options.iterations,
                 knots=KNOTS if budget >= SMOOTH_FROM else None,
             )  # fmt: skip
-            scores = score(build, tasks, warped(process, fitted, ends))
+            scores = score(build, tasks, grid_of_fractions(process, fitted, ends))
             row = {**method(text), "shares": [round(float(s), 6) for s in fitted]}
             row["fit"] = account(tasks, options)
             found.append((total(scores, weights), row))
@@ -220,7 +220,7 @@ def main():
             earlier = rows[str(budget)] = row
             build = builder(row, budget)
             for label, shares in (("quadratic", [1.0] * budget), ("fitted", row["shares"])):
-                times = warped(process, torch.tensor(shares, dtype=F64), ends)
+                times = grid_of_fractions(process, torch.tensor(shares, dtype=F64), ends)
                 scores = score(build, held_out, times)
                 print(f"{name} {budget:3d} held out, {label}: {total(scores, held_weights):.3f}  "
                       f"{shown(scores)}  ({time.time() - began:.0f} s)", flush=True)  # fmt: skip

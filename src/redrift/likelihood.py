@@ -29,8 +29,8 @@ from redrift.process import Level, Process, ScalarProcess, timegrid
 from redrift.solvers import Plan, walk
 from redrift.solvers.coefficients import constant
 from redrift.solvers.exprk import RungeKutta
-from redrift.solvers.loop import answered, terms
-from redrift.solvers.plan import Rows
+from redrift.solvers.loop import answered, stages, terms
+from redrift.solvers.row import Row, Rows
 
 _CHUNK = 64  # coordinates whose derivatives are taken at once by the exact trace
 
@@ -200,15 +200,29 @@ def log_prob(
     with model.begin(**(cond or {})) as run:
         for t, next_t in itertools.pairwise(times):
             (row,) = rule(process, (), t, next_t, left=1)
-            own = [run.ask(z, row.start, "x0")]
-            middle = row.asks[1]
-            stage = combine(terms(row, 1, z, own, []), process.modes)
-            prediction, rate = _divergence(run, stage, middle, count, generator)
+            z, rate = _step(run, row, z, count, generator)
             total += rate * float(process.clock(next_t) - process.clock(t))
-            z = combine(terms(row, -1, z, [*own, prediction], []), process.modes)
     first, last = process.level(times[0]), process.level(times[-1])
     scale = _log_det(process, last, z) - _log_det(process, first, z)
     return (total + scale + _log_prior(process, last, z)).to(x.dtype)
+
+
+def _step(
+    model: Denoiser, row: Row, z: Tensor, probes: int, generator: Generators
+) -> tuple[Tensor, Tensor]:
+    """Take a two-stage step; return the new state and the trace at the second stage."""
+    rates: list[Tensor] = []
+
+    def predict(state: Tensor, level: Level) -> Tensor:
+        if level is row.start:
+            return model.ask(state, level, "x0")
+        prediction, rate = _divergence(model, state, level, probes, generator)
+        rates.append(rate)
+        return prediction
+
+    modes = model.process.modes
+    own = answered(stages(row, z, modes=modes), predict)
+    return combine(terms(row, -1, z, own), modes), rates[0]
 
 
 def _divergence(

@@ -156,7 +156,7 @@ def test_a_plan_keeps_its_order_through_the_scheduler(solver, order):
     x = noise((16, 3), F64)
     fine = rd.res(model.process, rd.timegrid(model.process, 300, "logsnr"), order=3)
     exact = rd.sample(model, fine, x=x)
-    options = {"starter": True} if solver == "deis" else {}
+    options = {"startup": True} if solver == "deis" else {}
     for steps in (20, 40, 80):
         budget = {("deis", 3): steps + 1, ("res", 2): 2 * steps}.get((solver, order), 3 * steps)
         scheduler = PlanScheduler(solver=solver, order=order, spacing="logsnr", options=options)
@@ -225,7 +225,7 @@ def test_noise_is_added_by_level_and_velocity_is_its_companion():
     assert torch.allclose(flow.scale_noise(x, torch.tensor([250.0]), e), 0.75 * x + 0.25 * e)
 
 
-def test_noise_at_the_first_timestep_is_that_of_the_start_also_where_it_asks_ahead():
+def test_noise_at_the_first_timestep_is_that_of_the_start_also_where_it_skips_start():
     scheduler = PlanScheduler(solver="best")
     scheduler.set_timesteps(5)
     x, e = noise((1, 2, 4, 4)), noise((1, 2, 4, 4)).flip(-1)

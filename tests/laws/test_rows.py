@@ -8,7 +8,7 @@ import torch
 import redrift as rd
 from problems import F64, Melt, Spring, all_processes, follow, mixture, noisy_start
 from redrift._core.linalg import product
-from redrift.solvers import Plan
+from redrift.solvers import Plan, langevin_corrected
 from redrift.solvers.coefficients import adams, integrate, variable
 
 PROCESSES = {"VP": rd.VP(), "EDM": rd.EDM(), "Flow": rd.Flow(), "Spring": Spring(), "Melt": Melt()}
@@ -16,16 +16,16 @@ BUILDERS = {
     "ddim": rd.ddim,
     "deis 2": lambda p, g: rd.deis(p, g, order=2),
     "deis 4": lambda p, g: rd.deis(p, g, order=4),
-    "deis 4, no starter": lambda p, g: rd.deis(p, g, order=4, starter=False),
+    "deis 4, no starter": lambda p, g: rd.deis(p, g, order=4, startup=False),
     "res 2": lambda p, g: rd.res(p, g, order=2),
     "res 3": lambda p, g: rd.res(p, g, order=3),
-    "res 3 after 2": lambda p, g: rd.res(p, g, order=3, first=2),
+    "res 3 after 2": lambda p, g: rd.res(p, g, order=3, first_stages=2),
     "res multistep": lambda p, g: rd.res(p, g, order=3, multistep=True),
     "res multistep, low end": lambda p, g: rd.res(p, g, order=2, multistep=True, lower_final=True),
     "dpmpp 2": lambda p, g: rd.dpmpp(p, g),
     "dpmpp 3": lambda p, g: rd.dpmpp(p, g, order=3),
     "dpmpp 2 single": lambda p, g: rd.dpmpp(p, g, single=True),
-    "dpmpp 3 single": lambda p, g: rd.dpmpp(p, g, order=3, single=True, first=1),
+    "dpmpp 3 single": lambda p, g: rd.dpmpp(p, g, order=3, single=True, first_stages=1),
 }
 EVERY = pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
 ON = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
@@ -74,7 +74,7 @@ def test_polynomials_below_the_order_are_integrated_exactly(wants, name, order):
 def test_rows_are_exact_for_polynomials_through_what_they_asked(corrector):
     # whatever a row keeps, its weights belong to its own asks, oldest first, then to the history
     process = rd.VP()
-    plan = rd.deis(process, rd.timegrid(process, 7), order=3, starter=False, corrector=corrector)
+    plan = rd.deis(process, rd.timegrid(process, 7), order=3, startup=False, corrector=corrector)
     p, past = variable(process, "t"), []
     for row in plan.rows:
         own, C = [level.t for level in row.asks], row.C[-1]
@@ -117,6 +117,16 @@ def test_a_plan_survives_a_file_bit_for_bit(build, tmp_path):
             assert all(c is d or torch.equal(c, d) for c, d in zip(C, D))
 
 
+def test_a_plan_with_langevin_correctors_survives_a_file_bit_for_bit(tmp_path):
+    process = rd.VP()
+    base = rd.deis(process, rd.timegrid(process, 6), order=2, startup=False)
+    plan = langevin_corrected(base, 2, churn=1.0, low=0.1)
+    plan.save(tmp_path / "plan.json")
+    for a, b in zip(plan.rows, Plan.load(tmp_path / "plan.json").rows, strict=True):
+        assert torch.equal(a.A[-1], b.A[-1])
+        assert (a.B is None and b.B is None) or torch.equal(a.B, b.B)
+
+
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
 def test_a_stochastic_plan_survives_a_file_bit_for_bit(eta, tmp_path):
     process = rd.VP()
@@ -146,9 +156,9 @@ def test_a_damaged_plan_file_is_refused(tmp_path):
 
 def test_entering_in_the_middle_makes_the_rows_anew():
     process = rd.VP()
-    plan = rd.deis(process, rd.timegrid(process, 10), order=3, starter=False)
+    plan = rd.deis(process, rd.timegrid(process, 10), order=3, startup=False)
     late = plan.start(4)
-    fresh = rd.deis(process, plan.times[4:], order=3, starter=False)
+    fresh = rd.deis(process, plan.times[4:], order=3, startup=False)
     for a, b in zip(late.rows, fresh.rows, strict=True):
         assert all(torch.equal(c, d) for c, d in zip(a.C[-1], b.C[-1], strict=True))
     assert [len(row.C[-1]) for row in late.rows][:3] == [1, 2, 3]
@@ -160,13 +170,13 @@ def test_entering_in_the_middle_makes_the_rows_anew():
 @pytest.mark.parametrize("budget", [1, 2, 3, 4, 5, 7, 9, 10, 11, 16, 25])
 def test_a_budget_is_kept(solver, budget):
     for order in (None, 1, 2, 3, 4):
-        for options in ({}, {"starter": True}, {"multistep": True}, {"single": True}):
+        for options in ({}, {"startup": True}, {"multistep": True}, {"single": True}):
             try:
                 plan = rd.plan_for(rd.VP(), budget, solver=solver, order=order, **options)
             except (ValueError, TypeError):
                 continue
             assert plan.evaluations <= budget
-            if options != {"starter": True}:
+            if options != {"startup": True}:
                 assert plan.evaluations == budget
 
 

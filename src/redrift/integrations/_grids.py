@@ -13,13 +13,10 @@ from torch import Tensor
 
 from redrift.integrations._schedule import integer_grid, net_time, shifted
 from redrift.process import Level, ScalarProcess
-from redrift.solvers import Plan, plan_for, plan_on
-from redrift.solvers.plan import CleanEnd
-from redrift.solvers.store import from_json
+from redrift.solvers import SOLVERS, CleanEnd, Plan, plan_for, plan_on
 
 INTEGERS = ("leading", "trailing", "linspace")
 _RESIDUE = 0.02  # sigma / alpha: more noise than this is worth an evaluation to remove
-_ON_NOISE = ("ipndm", "rho_rk", "heun", "ddpm")
 _NEARLY = 0.999  # where methods on the noise begin on rectified flow, which has no signal at 1
 
 
@@ -58,7 +55,7 @@ class Grids:
         return self._on(torch.tensor(times, dtype=torch.float64), "min")
 
     def _given_plan(self, name: str, value: Any) -> Plan:  # noqa: ANN401
-        plan = from_json(json.dumps(dict(self.config["plan"])))
+        plan = Plan.from_json(json.dumps(dict(self.config["plan"])))
         if plan.process != self.process:
             raise ValueError(
                 f"the plan was made for {plan.process.describe()} with other constants than this "
@@ -137,7 +134,7 @@ class Grids:
         solver, order, options = config["solver"], config["order"], dict(config["options"] or {})
         if self.predicts == "flow":
             solver, order, options = self._flow_solver()
-            wants = "eps" if solver in _ON_NOISE else "x0"
+            wants = "eps" if SOLVERS[solver].needs_signal else "x0"
             times = _begun(times, options.get("wants", wants))
         return plan_on(self.process, times, solver=solver, order=order, **{**options, "end": end})
 

@@ -24,7 +24,6 @@ from redrift.integrations._schedule import (
 from redrift.process import SPACINGS
 from redrift.process.convert import mix
 from redrift.solvers import SOLVERS, Plan
-from redrift.solvers.store import to_json
 
 need("diffusers", "diffusers")
 
@@ -179,7 +178,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):
         if isinstance(plan, (str, os.PathLike)):
             plan = Plan.load(str(plan))
         if isinstance(plan, Plan):
-            kwargs["plan"] = json.loads(to_json(plan))
+            kwargs["plan"] = json.loads(plan.to_json())
         if isinstance(config, Mapping):
             config = complete(config)
         return super().from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from redrift._core.linalg import inverse, product, transpose
-from redrift.process.gauge import rotation
+from redrift.process.rotation import rotation
 
 Wants = Literal["eps", "x0", "v"]
 
@@ -48,6 +48,12 @@ class Level(NamedTuple):
     signal: Tensor
     root: Tensor
     kind: str = "R"
+
+    @property
+    def sigma(self) -> float:
+        """Return the noise level sigma / alpha, of the loudest mode; infinite without signal."""
+        noise = self.root.detach().abs().amax((-2, -1))
+        return float((noise / self.signal.detach().abs().amax((-2, -1))).max())
 
 
 class Process(ABC):

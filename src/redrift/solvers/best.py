@@ -28,9 +28,11 @@ import torch
 
 from redrift._core.errors import whole
 from redrift.process import Process, ScalarProcess, timegrid
+from redrift.solvers.ends import End
+from redrift.solvers.fractions import grid_of_fractions
 from redrift.solvers.multistep import deis
-from redrift.solvers.plan import End, Plan
-from redrift.solvers.warp import warped
+from redrift.solvers.plan import Plan
+from redrift.solvers.registry import solver
 
 _LEVELS = {"vp": 0.01, "edm": 0.002}  # sigma / alpha at the end of the fitted grids
 # evaluations for which the grids that ask ahead serve, and sigma / alpha at the start
@@ -42,6 +44,7 @@ def _fitted() -> dict[str, dict[str, dict[str, Any]]]:
     return json.loads(files("redrift.solvers").joinpath("best.json").read_text("utf-8"))
 
 
+@solver("best")
 def best_plan(
     process: Process,
     evaluations: int,
@@ -72,7 +75,7 @@ def best_plan(
     if not isinstance(process, ScalarProcess):
         order = min(3, budget)
         return deis(process, timegrid(process, budget, start=start, stop=stop), order=order,
-                    starter=False, end=end)  # fmt: skip
+                    startup=False, end=end)  # fmt: skip
     ends = timegrid(process, 1, start=start, stop=stop)
     first, last = (math.exp(-float(w)) for w in process.clock(ends).clamp(-50, 50))
     kind = min(_LEVELS, key=lambda name: abs(math.log(last / _LEVELS[name])))
@@ -80,8 +83,8 @@ def best_plan(
         kind = "vp ahead"
     choice, covered = _between(_fitted()[kind], budget)
     shares = torch.from_numpy(np.diff(covered))
-    times = warped(process, shares, (float(ends[0]), float(ends[1])))
-    return deis(process, times, wants="v", starter=False, end=end, **choice)
+    times = grid_of_fractions(process, shares, (float(ends[0]), float(ends[1])))
+    return deis(process, times, wants="v", startup=False, end=end, **choice)
 
 
 def _between(table: dict[str, dict[str, Any]], budget: int) -> tuple[dict[str, Any], Any]:
@@ -110,7 +113,7 @@ def _between(table: dict[str, dict[str, Any]], budget: int) -> tuple[dict[str, A
 
 def _method(row: dict[str, Any]) -> tuple[dict[str, Any], float]:
     """Return the options of a row and the noise level at which its corrector stops, 0 for nowhere."""
-    found = {name: row[name] for name in ("order", "corrector", "ahead") if name in row}
+    found = {name: row[name] for name in ("order", "corrector", "first_sigma") if name in row}
     level = found.get("corrector", False)
     return {**found, "corrector": bool(level)}, 0.0 if isinstance(level, bool) else level
 
