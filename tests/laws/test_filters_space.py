@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from redrift.filters import (
-    Auxiliary,
+    AuxiliaryProposal,
     Bootstrap,
-    Gaussian,
-    Guided,
+    GaussianPrior,
+    GuidedProposal,
     PathIntegral,
     Sensor,
     StateSpace,
@@ -56,9 +56,9 @@ def pair(kind):
         curved = {"log_obs": lambda y, x, t: counts(y, x.log())}
     first = torch.tensor([0.3], dtype=F64)
     return (
-        StateSpace(Gaussian(first, 0.5 * eye(1)), lambda u, t: pull(u), 0.6, 0.1, **line),
+        StateSpace(GaussianPrior(first, 0.5 * eye(1)), lambda u, t: pull(u), 0.6, 0.1, **line),
         StateSpace(
-            Gaussian(first.exp(), 0.5 * eye(1)), lambda x, t: pull(x.log()), 0.6, 0.1,
+            GaussianPrior(first.exp(), 0.5 * eye(1)), lambda x, t: pull(x.log()), 0.6, 0.1,
             space=Positive(), **curved,
         ),
     )  # fmt: skip
@@ -68,7 +68,7 @@ def pair(kind):
 @pytest.mark.parametrize(
     "proposal",
     [
-        Bootstrap(), Guided(), Auxiliary(), PathIntegral(0.8),
+        Bootstrap(), GuidedProposal(), AuxiliaryProposal(), PathIntegral(0.8),
         PathIntegral(0.8, scope="particle"), PathIntegral(0.8, mode="archive", rao_blackwell=True),
     ],
     ids=["bootstrap", "guided", "auxiliary", "shared", "particle", "archive"],
@@ -100,6 +100,6 @@ def test_a_group_that_is_a_line_in_its_logarithm_gives_the_numbers_of_the_line(p
 def test_a_matrix_for_a_sensor_is_refused_on_a_curved_space():
     with pytest.raises(ValueError, match="give a function of points"):
         StateSpace(
-            Gaussian(torch.ones(1), eye(1)), lambda x, t: x, sensors=Sensor(eye(1)),
+            GaussianPrior(torch.ones(1), eye(1)), lambda x, t: x, sensors=Sensor(eye(1)),
             space=Positive(),
         )  # fmt: skip

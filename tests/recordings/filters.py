@@ -7,7 +7,7 @@ import torch
 
 from redrift import filters as f
 from redrift.filters.parameters import em, pmmh
-from redrift.filters.problems import PROBLEMS
+from redrift.statespace.problems import PROBLEMS
 
 F64 = torch.float64
 SCHEMES = ("systematic", "stratified", "multinomial", "residual")
@@ -35,7 +35,7 @@ def laws(name, post):
     yield f"{name}, mean", post.mean
     yield f"{name}, cov", post.cov
     yield f"{name}, log evidence", post.log_evidences
-    yield f"{name}, ess", torch.stack([post.ess, post.start_ess, post.ancestors])
+    yield f"{name}, ess", torch.stack([post.ess, post.look_ahead_ess, post.distinct_ancestors])
     yield f"{name}, last", post.particles[..., -1, :, :]
     yield f"{name}, weights", post.log_weights
 
@@ -60,8 +60,8 @@ def problems():
         yield f"{kind}, measurements", y
         for name, proposal in {
             "bootstrap": f.Bootstrap(),
-            "guided": f.Guided(scope="particle", sweeps=2),
-            "auxiliary": f.Auxiliary(scope="shared"),
+            "guided": f.GuidedProposal(scope="particle", sweeps=2),
+            "auxiliary": f.AuxiliaryProposal(scope="shared"),
             "path integral": f.PathIntegral(problem.window, problem.stride, scope=problem.scope),
         }.items():
             post = f.particle_filter(
@@ -82,7 +82,7 @@ def problems():
             f.grid_filter(problem.model, y, times=times, low=low, high=high, points=300),
         )
     y, times = simulated(PROBLEMS["benes"]())
-    yield from gaussian("benes exact", f.benes(y, times=times, cov=1e-4))
+    yield from gaussian("benes exact", f.benes_filter(y, times=times, cov=1e-4))
     choice = f.choose_window(
         PROBLEMS["tracking"]().model, simulated(PROBLEMS["tracking"](), 30)[0],
         times=PROBLEMS["tracking"]().times[:30], first=0.3, generator=generator(),
@@ -93,19 +93,19 @@ def problems():
 def options():
     """Yield every option of the path-integral proposal, on a linear and a nonlinear problem."""
     changes = {
-        "lq": {"guide": "lq"}, "ilqr": {"guide": "ilqr"}, "unguided": {"guide": "none"},
-        "own guide": {"guide": lambda window, guide: replace(guide, gain=0.9 * guide.gain)},
+        "lq": {"twisting": "lq"}, "ilqr": {"twisting": "ilqr"}, "unguided": {"twisting": "none"},
+        "own guide": {"twisting": lambda window, guide: replace(guide, gain=0.9 * guide.gain)},
         "particle": {"scope": "particle"}, "shift": {"proposal": "shift"},
         "sweeps": {"sweeps": 1}, "iterations": {"iterations": 2},
         "open loop": {"iterations": 2, "family": "open_loop"},
         "covariance": {"iterations": 2, "family": "feedback+cov"},
-        "refined from none": {"iterations": 2, "guide": "none"},
-        "archive": {"mode": "archive"}, "no look-ahead": {"start": "none"},
+        "refined from none": {"iterations": 2, "twisting": "none"},
+        "archive": {"mode": "archive"}, "no look-ahead": {"look_ahead": False},
         "oversampled": {"init": "oversample", "oversample": 3}, "prior": {"init": "prior"},
         "calm": {"rao_blackwell": True}, "stride": {"stride": 0.6},
         "whole": {"window": math.inf, "stride": math.inf},
-        "threshold": {"start": "none", "threshold": 0.95},
-        **{scheme: {"scheme": scheme} for scheme in SCHEMES},
+        "threshold": {"look_ahead": False, "ess_threshold": 0.95},
+        **{scheme: {"resampling": scheme} for scheme in SCHEMES},
     }  # fmt: skip
     for kind in ("tracking", "double-well"):
         problem = PROBLEMS[kind]()
@@ -134,7 +134,7 @@ def options():
 
 def mixed():
     """Return models with each kind of sensor and of dynamics."""
-    prior = f.Gaussian(torch.tensor([0.3, -0.2], dtype=F64), 0.5 * eye(2))
+    prior = f.GaussianPrior(torch.tensor([0.3, -0.2], dtype=F64), 0.5 * eye(2))
 
     def drift(x, t):
         return torch.stack([x[..., 1], -x[..., 0] + torch.sin(t[..., 0] if t.ndim else t)], -1)
@@ -199,7 +199,7 @@ def mixed():
     yield "discrete linear", f.StateSpace(prior, 0.9 * eye(2) + 0.1 * A, G, 0.1, f.Sensor(line, 0.1),
                                           time="discrete"), 1  # fmt: skip
     yield "no noise at the start", f.StateSpace(
-        f.Gaussian(torch.zeros(2, dtype=F64), 0 * eye(2)), A, 0.5, 0.1, f.Sensor(eye(2), full)
+        f.GaussianPrior(torch.zeros(2, dtype=F64), 0 * eye(2)), A, 0.5, 0.1, f.Sensor(eye(2), full)
     ), 2  # fmt: skip
     sets = torch.stack([A, 0.5 * A])
     yield "parameter sets", f.StateSpace(prior, sets, G, 0.1, f.Sensor(line, 0.1)), 1
@@ -209,7 +209,7 @@ def models():
     times = [0.4, 0.7, 0.8, 1.3, 1.5]
     proposals = {
         "bootstrap": f.Bootstrap(),
-        "guided": f.Guided(),
+        "guided": f.GuidedProposal(),
         "window": f.PathIntegral(0.6, check=False, rao_blackwell=True),
         "particle": f.PathIntegral(0.6, scope="particle", check=False),
         "refined": f.PathIntegral(0.6, iterations=1, check=False),
@@ -276,14 +276,14 @@ class Positive:
 
 def curved():
     model = f.StateSpace(
-        f.Gaussian(torch.tensor([0.3], dtype=F64).exp(), 0.5 * eye(1)),
+        f.GaussianPrior(torch.tensor([0.3], dtype=F64).exp(), 0.5 * eye(1)),
         lambda x, t: 0.5 * torch.sin(x.log()) - x.log(), 0.6, 0.1, space=Positive(),
         sensors=f.Sensor(lambda x, t: x.log() + 0.2 * x.log() ** 2, 0.05),
     )  # fmt: skip
     times = [0.4, 0.8, 1.2, 1.6]
     y = torch.tensor([[[0.5], [1.0], [math.nan], [2.0]], [[0.0], [0.2], [1.0], [0.0]]], dtype=F64)
     for name, proposal in {
-        "bootstrap": f.Bootstrap(), "guided": f.Guided(), "auxiliary": f.Auxiliary(),
+        "bootstrap": f.Bootstrap(), "guided": f.GuidedProposal(), "auxiliary": f.AuxiliaryProposal(),
         "window": f.PathIntegral(0.8), "particle": f.PathIntegral(0.8, scope="particle"),
         "archive": f.PathIntegral(0.8, mode="archive", rao_blackwell=True),
         "refined": f.PathIntegral(0.8, iterations=2),
@@ -312,7 +312,7 @@ def relatives():
 def streams():
     for kind, proposal in (
         ("tracking", f.PathIntegral(0.5, rao_blackwell=True)),
-        ("double-well", f.Guided()),
+        ("double-well", f.GuidedProposal()),
         ("lorenz", f.Bootstrap()),
     ):
         problem = PROBLEMS[kind]()
@@ -335,7 +335,7 @@ def parameters():
                 torch.stack([-theta[0], -1 + 0 * theta[0]]),
             ]
         )
-        return f.StateSpace(f.Gaussian(torch.zeros(2, dtype=F64), eye(2)), A, 0.5, 0.1, sensor,
+        return f.StateSpace(f.GaussianPrior(torch.zeros(2, dtype=F64), eye(2)), A, 0.5, 0.1, sensor,
                             time=time)  # fmt: skip
 
     first = torch.tensor([1.0, -2.0], dtype=F64)
@@ -349,7 +349,7 @@ def parameters():
         ),
         "bootstrap": lambda m: f.particle_filter(m, y, times=times, generator=generator()),
         "guided": lambda m: f.particle_filter(
-            m, y, times=times, proposal=f.Guided(scope="shared"), generator=generator()
+            m, y, times=times, proposal=f.GuidedProposal(scope="shared"), generator=generator()
         ),
     }.items():  # fmt: skip
         theta = first.clone().requires_grad_()
@@ -360,7 +360,7 @@ def parameters():
         particles=20, generator=generator(),
     )  # fmt: skip
     yield "pmmh", torch.cat([chain.theta, chain.log_evidence[:, None]], 1)
-    start = f.StateSpace(f.Gaussian(torch.zeros(2, dtype=F64), eye(2)), 0.8 * eye(2), 1.0, 1.0,
+    start = f.StateSpace(f.GaussianPrior(torch.zeros(2, dtype=F64), eye(2)), 0.8 * eye(2), 1.0, 1.0,
                          f.Sensor(eye(2), 0.1), time="discrete")  # fmt: skip
     _, y = start.simulate(range(1, 15), generator=generator())
     found = em(start, y[0], times=range(1, 15), sweeps=2, generator=generator())

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-from redrift.filters.guide import Window
-
-if TYPE_CHECKING:
-    from redrift.filters.particle import ParticleFilter
-
-_CHECKED = "observable"
+from redrift.pathintegral.window import Window
 
 
-def require_observable(filter: ParticleFilter, window: Window) -> None:
+def require_observable(window: Window, like: Tensor) -> None:
     """Refuse a moving window of a linear model whose data do not determine the state at its start.
 
     Steering towards data that leave a direction free is a dead-beat control of what is not seen:
-    errors then grow without bound. Checked once per filter.
+    errors then grow without bound.
 
     Raises:
         ValueError: naming the number of measurements and the length needed.
     """
-    if _CHECKED in filter.cache or not filter.model.linear or window.reading is None:
-        return
-    filter.cache[_CHECKED] = True
-    model = filter.model
-    like = filter.like
+    model = window.model
     count = len(window.places)
     ahead = window.times[window.places[0]] - window.times[0]
     gap = (window.times[-1] - window.times[0]) / count if count > 1 else ahead
