@@ -140,14 +140,15 @@ def unscented_kalman(
     first[0] = 1 - d / reach
     second = first.clone()
     second[0] += 3 - spread**2
+    eye = torch.eye(d, dtype=torch.float64)
+    spokes = math.sqrt(reach) * torch.cat([0 * eye[:1], eye, -eye])
 
     space = model.space
 
     def points(m: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
         """Return sigma points around a mean, and their coordinates (B, 2 d + 1, d)."""
-        tiny = 1e-13 * torch.eye(d, dtype=m.dtype) * P.diagonal(dim1=-2, dim2=-1).amax()
-        root = math.sqrt(reach) * torch.linalg.cholesky(P + tiny).mT
-        xi = torch.cat([torch.zeros_like(root[:, :1]), root, -root], -2)
+        tiny = 1e-13 * eye * P.diagonal(dim1=-2, dim2=-1).amax()
+        xi = spokes @ torch.linalg.cholesky(P + tiny).mT
         return space.retract(m.unsqueeze(1), xi), xi
 
     def predict(m: Tensor, P: Tensor, t: float, h: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -262,9 +263,9 @@ def _derivative(function: Callable[[Tensor], Tensor], m: Tensor, d: int) -> Tens
 def _moved(model: StateSpace, m: Tensor, xi: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
     """Return the point at coordinates xi around m, and P in the coordinates around that point."""
     space = model.space
-    at = space.retract(m.unsqueeze(1), xi.unsqueeze(1))
     if space.flat:
-        return at[:, 0], P
+        return space.retract(m, xi), P
+    at = space.retract(m.unsqueeze(1), xi.unsqueeze(1))
     J = _derivative(
         lambda more: space.local(at, space.retract(m.unsqueeze(1), xi.unsqueeze(1) + more)),
         m, xi.shape[-1],

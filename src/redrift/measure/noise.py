@@ -89,7 +89,9 @@ def white_log_ratio(xi: Tensor, eta: Tensor, log_det: Tensor, dim: int = -1) -> 
         log_det: log|det L|, without that axis.
         dim: the axis.
     """
-    return ((eta - xi) * (eta + xi)).sum(dim) / 2 + log_det
+    ratio = (eta - xi).mul_(eta + xi)
+    ratio = ratio.squeeze(dim) if ratio.shape[dim] == 1 else ratio.sum(dim)
+    return torch.add(log_det, ratio, alpha=0.5)
 
 
 def total(x: Tensor) -> Tensor:

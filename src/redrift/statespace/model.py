@@ -202,6 +202,10 @@ class StateSpace:
             return self.scale(x, clock) * unit
         return self._constant(x) * unit
 
+    def noise_size(self, x: Tensor, t: float, h: float) -> int:
+        """Return m, how many numbers of noise a step takes."""
+        return self._cache.keep("m", lambda: self.root(x, t, h).shape[-1])
+
     def step(self, x: Tensor, t: float, h: float, z: Tensor) -> Tensor:
         """Return the next states (B, N, *point) with the model's own noise z (m, B, N)."""
         if self.affine:

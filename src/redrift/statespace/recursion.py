@@ -112,7 +112,7 @@ def draw_noise(
     model: StateSpace, times: Sequence[float], x: Tensor, generator: Generators
 ) -> Tensor:
     """Return standard normal numbers (W, m, B, N) for the W steps between some times."""
-    m = model.root(x, times[0], times[1] - times[0]).shape[-1]
+    m = model.noise_size(x, times[0], times[1] - times[0])
     B, N, W = *x.shape[:2], len(times) - 1
     if B == 1:
         return normal((W, m, B, N), generator, dtype=x.dtype, device=x.device)

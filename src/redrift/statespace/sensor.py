@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -104,12 +105,12 @@ class Sensor:
             cov = torch.diag_embed(cov.expand(size))
         object.__setattr__(self, "_root", positive_root("cov", cov))
 
-    @property
+    @cached_property
     def gaussian(self) -> bool:
         """Say whether y given x is Gaussian with mean h(x), as Kalman's filters need."""
         return self.nu is None and self.log_prob is None
 
-    @property
+    @cached_property
     def linear(self) -> bool:
         """Say whether y is linear in x with Gaussian noise."""
         return isinstance(self.h, Tensor) and self.gaussian
