@@ -163,6 +163,42 @@ def test_a_free_log_probability_is_the_sensor_it_states():
     assert abs(float((post.mean.mean(0) - exact.mean).abs().max())) < 0.02
 
 
+class Bearing(Sensor):
+    """An angle with von Mises' noise of concentration 1 / cov: a sensor added as CONTRIBUTING says."""
+
+    def log_density(self, obs, at):
+        k = 1 / torch.as_tensor(self.cov, dtype=F64)
+        each = k * (obs.y.nan_to_num() - at).cos() - torch.special.i0e(k).log() - k
+        each = each - math.log(2 * math.pi)
+        return torch.where(obs.y.isnan(), torch.zeros_like(each), each).sum(-1)
+
+    def information(self, obs, at):
+        there = (~obs.y.isnan()).to(at) / self.cov
+        return torch.diag_embed(there.expand_as(at)), (obs.y.nan_to_num() - at).sin()
+
+
+@pytest.mark.parametrize("proposal", [GuidedProposal(), PathIntegral(0.6, scope="particle")])
+def test_a_sensor_added_by_two_methods_serves_every_filter_and_is_refused_by_kalmans(proposal):
+    sensor = Bearing(lambda x, t: torch.atan2(x, x.new_ones(())), 0.1)
+    model = StateSpace(
+        GaussianPrior(torch.zeros(1, dtype=F64), eye(1)), lambda x, t: -x, 1.0, 0.1, sensor
+    )
+    times, repeats = [0.2, 0.4, 0.6], 2000
+    y = torch.tensor([[0.6], [math.nan], [-0.8]], dtype=F64)
+    exact = grid_filter(model, y, times=times, low=-7, high=7, points=700).log_evidence
+    post = particle_filter(
+        model, y.expand(repeats, 3, 1), times=times, particles=8, proposal=proposal,
+        generator=seeded(5),
+    )  # fmt: skip
+    ratio = (post.log_evidence - exact).exp()
+    assert abs(float((ratio.mean() - 1) / ratio.std()) * math.sqrt(repeats)) < 4
+    assert float(post.look_ahead_ess.mean()) > 0.3
+    with pytest.raises(ValueError, match="needs Gaussian sensors"):
+        extended_kalman(model, y, times=times)
+    with pytest.raises(ValueError, match="Gaussian sensors only"):
+        model.simulate(times)
+
+
 def test_lorenz_is_followed_and_the_look_ahead_keeps_particles():
     problem = PROBLEMS["lorenz"]()
     times = problem.times[:8]

@@ -7,11 +7,10 @@ them is here.
 """
 
 from redrift.filters.exact import benes_filter, grid_filter
-from redrift.filters.gaussian import GaussianPosterior
 from redrift.filters.kalman import ensemble_kalman, extended_kalman, kalman, unscented_kalman
 from redrift.filters.particle import Bootstrap, ParticleFilter, particle_filter
 from redrift.filters.plots import plot_posterior, to_arviz
-from redrift.filters.posterior import Posterior
+from redrift.filters.posterior import GaussianPosterior, Posterior
 from redrift.filters.window_length import WindowChoice, choose_window
 from redrift.pathintegral import AuxiliaryProposal, GuidedProposal, PathIntegral
 from redrift.statespace import (

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from redrift._core.errors import whole
-from redrift.filters.gaussian import GaussianPosterior
+from redrift.filters.posterior import GaussianPosterior
 from redrift.statespace.dataset import Data, read
 from redrift.statespace.model import StateSpace
 from redrift.statespace.observation import stacked

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from redrift._core.errors import whole
 from redrift._core.rng import Generators, normal
-from redrift.filters.gaussian import GaussianPosterior
+from redrift.filters.posterior import GaussianPosterior
 from redrift.statespace.columns import scale_noise
 from redrift.statespace.dataset import Data, Dataset, read
 from redrift.statespace.jacobian import jacobian

@@ -48,12 +48,12 @@ class Bootstrap:
     stride: float | None = None
 
     def step(
-        self, filter: Setup, state: FilterState, generator: Generators, /
+        self, setup: Setup, state: FilterState, generator: Generators, /
     ) -> tuple[FilterState, ParticleCloud]:
         """Return the state and the particles at the end of state.grid."""
-        model, n, index = filter.model, filter.particles, None
+        model, n, index = setup.model, setup.particles, None
         if state.x is None or state.log_w is None or state.log_z is None:
-            x = model.draw(state.batch, n, generator, filter.like)
+            x = model.draw(state.batch, n, generator, setup.like)
             log_w = x.new_full((state.batch, n), -math.log(n))
             log_z = x.new_zeros(state.batch)
             first = x.new_zeros(state.batch, 1)
@@ -102,13 +102,12 @@ class ParticleFilter:
     proposal: Proposal = field(default_factory=Bootstrap)
     smooth: bool = False
     device: torch.device | str = "cpu"
-    like: Tensor = field(init=False, repr=False)
+    setup: Setup = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Check, and hold an empty tensor of the dtype and device in use."""
-        whole("particles", self.particles)
-        empty = torch.empty(0, dtype=torch.float64, device=self.device)
-        object.__setattr__(self, "like", empty)
+        """Check, and hold what proposals are told."""
+        n, like = whole("particles", self.particles), torch.empty(0, device=self.device).double()
+        object.__setattr__(self, "setup", Setup(self.model, n, self.smooth, like))
 
     def init(self, batch: int = 1) -> FilterState:
         """Return the state before any measurement, for a number of data sets."""
@@ -146,7 +145,7 @@ class ParticleFilter:
                 f"time {t!r} does not come after {state.time!r}: times must be finite, increase, "
                 f"and lie after the model's start ({self.model.start:g})."
             )
-        y = torch.as_tensor(y).to(self.like)
+        y = torch.as_tensor(y).to(self.setup.like)
         y = y.unsqueeze(0) if y.ndim == 1 else y
         if y.shape != (state.batch, self.model.measured):
             raise ValueError(
@@ -178,7 +177,7 @@ class ParticleFilter:
         stride = self.proposal.stride
         if not flush and stride is not None and t - state.last < stride - 1e-9:
             return state, None
-        return self.proposal.step(self, state, generator)
+        return self.proposal.step(self.setup, state, generator)
 
 
 def particle_filter(

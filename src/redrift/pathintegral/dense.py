@@ -51,26 +51,28 @@ class WindowMatrices:
             added without them, (W d + W m, 1).
         slope: from measurements to eta at the start, (J p, d), and eta without them (d,).
         psi: of data that are all zero: holds Lam, and the determinants.
+        rows: the measurements side by side, (B, J p).
     """
 
     blocks: tuple[Block, ...]
     data: tuple[Tensor, Tensor]
     slope: tuple[Tensor, Tensor]
     psi: TwistingFunction
+    rows: Tensor
 
-    def steer(self, rows: Tensor) -> TwistingFunction:
-        """Return psi for measurements (B, J p): only its value at the start serves."""
-        slope = torch.addmm(self.slope[1], rows, self.slope[0]).unsqueeze(1)
+    def steer(self) -> TwistingFunction:
+        """Return psi of the measurements: only its value at the start serves."""
+        slope = torch.addmm(self.slope[1], self.rows, self.slope[0]).unsqueeze(1)
         return replace(self.psi, slope=slope)
 
     def simulate_paths(
-        self, window: Window, rows: Tensor, x: Tensor, z: Tensor, noise_free: Tensor | None = None
+        self, window: Window, x: Tensor, z: Tensor, noise_free: Tensor | None = None
     ) -> Paths:
         """Do what `forward.simulate_paths` does under the window's own psi, by matrix products."""
         W, (B, N, d), m = window.steps, x.shape, z.shape[-1]
         z = z.permute(0, 3, 1, 2)  # by step and coordinate, as `draw_noise` laid it
         fed = z.reshape(W * m, B * N)
-        added = torch.addmm(self.data[1], self.data[0], rows.mT)
+        added = torch.addmm(self.data[1], self.data[0], self.rows.mT)
         path = x.new_empty((W + 1) * d, B, N)
         path[:d] = x.permute(2, 0, 1)
         path[d:] = added[: W * d].unsqueeze(-1)
@@ -148,35 +150,34 @@ def make_matrices(window: Window, like: Tensor, twist: bool, size: int) -> Windo
     data, rest = _affine(torch.cat([*states, *pulls], -1))
     still = replace(found, base=found.base[:1, :1], value=found.value.new_zeros(1, 1))
     pair = (data.mT.contiguous(), rest.unsqueeze(-1))
-    return WindowMatrices(tuple(blocks), pair, _affine(slope), still)
+    return WindowMatrices(tuple(blocks), pair, _affine(slope), still, like)
 
 
-def matrices_of(window: Window, like: Tensor, twist: bool, paths: int) -> WindowMatrices | None:
-    """Return the matrices of a window, kept with its model by its shape, or None if it has none.
+def matrices_of(
+    window: Window, like: Tensor, twist: bool, batch: int, particles: int
+) -> WindowMatrices | None:
+    """Return a window as matrices, kept with its model by its shape, or None if it has none.
 
     For few paths, where an operation costs more than its numbers, blocks are longer.
     """
     if not _plain(window):
         return None
     steps = tuple(map(round, map(sub, window.times[1:], window.times), repeat(10)))
-    gaps = ()
-    if window.obs is not None and any(s.kind == "increment" for s in window.model.parts):
-        gaps = tuple(round(float(g), 10) for g in torch.as_tensor(window.obs.interval).flatten())
-    size = max(1, math.isqrt(len(steps))) * (3 if paths < FEW else 1)
+    gaps, obs = (), window.obs
+    if obs is not None and any(s.kind == "increment" for s in window.model.parts):
+        gaps = tuple(round(float(g), 10) for g in torch.as_tensor(obs.interval).flatten())
+    size = max(1, math.isqrt(len(steps))) * (3 if batch * particles < FEW else 1)
     key = (steps, window.places, gaps, twist, size, like.device)
-    return window.model.windows.keep(key, make_matrices, window, like, twist, size)
-
-
-def rows_of(window: Window, batch: int, like: Tensor) -> Tensor:
-    """Return the measurements side by side, (B, J p)."""
-    if window.obs is None:
-        return like.new_empty(batch, 0)
-    return window.obs.y.squeeze(2).movedim(0, 1).reshape(batch, -1)
+    found = window.model.windows.keep(key, make_matrices, window, like, twist, size)
+    y = like.new_empty(batch, 0) if obs is None else obs.y.squeeze(2).movedim(0, 1)
+    return replace(found, rows=y.reshape(batch, -1))
 
 
 def _plain(window: Window) -> bool:
     """Say whether one set of matrices serves all data sets of a linear window, without gradients."""
     model = window.model
+    if not model.linear:
+        return False
     if window.obs is not None and not window.obs.fully_observed:
         return False
     tensors = [model.drift, model.scale, model.offset]

@@ -28,13 +28,12 @@ from redrift._core.errors import choose, whole
 from redrift._core.rng import Generators, normal
 from redrift.measure.noise import white_log_ratio
 from redrift.measure.resampling import METHODS, ancestors, check_ess_threshold, require_weight
-from redrift.pathintegral.dense import WindowMatrices, matrices_of, rows_of
+from redrift.pathintegral.dense import WindowMatrices, matrices_of
 from redrift.pathintegral.forward import simulate_paths
 from redrift.pathintegral.ilqr import nominal
-from redrift.pathintegral.observability import require_observable
 from redrift.pathintegral.refine import FAMILIES, refine
 from redrift.pathintegral.twisting import GaussianStart, TwistingFunction
-from redrift.pathintegral.window import Window
+from redrift.pathintegral.window import Window, require_observable
 from redrift.statespace.cloud import ParticleCloud, select
 from redrift.statespace.columns import matvec
 from redrift.statespace.prior import GaussianPrior
@@ -76,13 +75,6 @@ class WindowStart(NamedTuple):
     first_stage: Tensor
     origin: Tensor | None = None
     noise_free: Tensor | None = None
-
-
-class Linear(NamedTuple):
-    """Hold the matrices of a linear window, and its measurements side by side (B, J p)."""
-
-    matrices: WindowMatrices
-    rows: Tensor
 
 
 @dataclass(frozen=True)
@@ -161,16 +153,16 @@ class PathIntegral:
         return self.twisting != "none" or self.iterations > 0
 
     def step(
-        self, filter: Setup, state: FilterState, generator: Generators, /
+        self, setup: Setup, state: FilterState, generator: Generators, /
     ) -> tuple[FilterState, ParticleCloud]:
         """Return the state and the particles at the end of state.grid."""
-        model, like = filter.model, filter.like
+        model, like = setup.model, setup.like
         i, kept = self._kept(state, model.start)
         window = Window.of(model, state.grid[i:], state.data, like)
-        linear = self._linear(filter, window, state.batch)
+        linear = self._linear(setup, window, state.batch)
         if kept is None:
             log_z = like.new_zeros(state.batch)
-            begin = self._first(filter, state.batch, window, linear, generator)
+            begin = self._first(setup, state.batch, window, linear, generator)
         else:
             if self.check and not state.checked and model.linear and window.obs is not None:
                 require_observable(window, like)
@@ -178,7 +170,7 @@ class PathIntegral:
             x, old, log_z, off = kept
             psi = self._twisting(window, x, old, linear)
             log_w = old if off is None else old - off
-            begin = self._choose(x, log_w, psi, filter, generator)
+            begin = self._choose(x, log_w, psi, setup, generator)
         x, log_w, psi, first_stage, index, noise_free = begin
         if self.iterations:
             psi = refine(window, psi, x, log_w, self.iterations, self.family, generator)
@@ -188,7 +180,7 @@ class PathIntegral:
         if linear is None:
             run = simulate_paths(window, psi, x, z, noise_free)
         else:
-            run = linear.matrices.simulate_paths(window, linear.rows, x, z, noise_free)
+            run = linear.simulate_paths(window, x, z, noise_free)
         path, increments = run.path, run.increments
         end, log_w, log_z, lost = normalise(path[-1], log_w + increments.sum(0), log_z, state.time)
         if lost:
@@ -197,7 +189,7 @@ class PathIntegral:
             state.time, end, log_w, log_z, first_stage, index,
             run.noise_free if self.rao_blackwell else None, lost=lost, space=model.space,
         )  # fmt: skip
-        if filter.smooth:
+        if setup.smooth:
             w = log_w.exp().expand(len(path), -1, -1)
             cloud = cloud._replace(lags=moments(model.space, path, w), lag_times=window.times)
         return self._next(state, i, path, increments, log_w, log_z), cloud
@@ -246,22 +238,19 @@ class PathIntegral:
             archive, state.checked,
         )  # fmt: skip
 
-    def _linear(self, filter: Setup, window: Window, batch: int) -> Linear | None:
-        """Return the window as matrices, where that is possible; they are kept by its shape."""
-        if not filter.model.linear or self.scope != "shared" or self.iterations:
+    def _linear(self, setup: Setup, window: Window, batch: int) -> WindowMatrices | None:
+        """Return the window as matrices, where that is possible."""
+        own = self.scope != "shared" or self.iterations or callable(self.twisting)
+        if own or self.twisting == "none":
             return None
-        if self.twisting not in ("auto", "lq", "ilqr"):
-            return None
-        twist, paths = self.proposal == "twist", batch * filter.particles
-        matrices = matrices_of(window, filter.like, twist, paths)
-        return None if matrices is None else Linear(matrices, rows_of(window, batch, filter.like))
+        return matrices_of(window, setup.like, self.proposal == "twist", batch, setup.particles)
 
     def _twisting(
-        self, window: Window, x: Tensor, log_w: Tensor, linear: Linear | None
+        self, window: Window, x: Tensor, log_w: Tensor, linear: WindowMatrices | None
     ) -> TwistingFunction | None:
         """Return psi of a window that starts at particles x."""
         if linear is not None:
-            return linear.matrices.steer(linear.rows)
+            return linear.steer()
         if self.twisting == "none":
             return None
         if self.scope == "particle":
@@ -281,21 +270,21 @@ class PathIntegral:
 
     def _first(
         self,
-        filter: Setup,
+        setup: Setup,
         batch: int,
         window: Window,
-        linear: Linear | None,
+        linear: WindowMatrices | None,
         generator: Generators,
     ) -> WindowStart:
         """Draw first states: from the twisted prior, or the best of many candidates."""
-        model, n, like = filter.model, filter.particles, filter.like
+        model, n, like = setup.model, setup.particles, setup.like
         even, noise_free = like.new_zeros(batch, 1), None
         gaussian = isinstance(model.initial, GaussianPrior)
         shared = self.scope == "shared" or model.linear
         if self.guided and self.init == "twist" and gaussian and shared:
             start = GaussianStart.of(model, batch, like)
             if linear is not None:
-                psi = linear.matrices.steer(linear.rows)
+                psi = linear.steer()
             elif self.twisting == "none":
                 psi = None
             else:
@@ -318,18 +307,18 @@ class PathIntegral:
         if not self.guided:
             return WindowStart(x, log_w, None, even)
         psi = self._twisting(window, x, log_w, linear)
-        return self._choose(x, log_w, psi, filter, generator)
+        return self._choose(x, log_w, psi, setup, generator)
 
     def _choose(
         self,
         x: Tensor,
         log_w: Tensor,
         psi: TwistingFunction | None,
-        filter: Setup,
+        setup: Setup,
         generator: Generators,
     ) -> WindowStart:
         """Look ahead: resample by weight times psi, and take psi off the weight again."""
-        n = filter.particles
+        n = setup.particles
         if psi is None or not self.look_ahead:
             total = log_w.logsumexp(-1, keepdim=True)
             level = log_w - total if bool((total.abs() > 1e-12).any()) else log_w
@@ -340,7 +329,7 @@ class PathIntegral:
             if psi is not None and index is not None:
                 psi = psi.reindex(index)
             return WindowStart(x, log_w, psi, level, index)
-        log_psi = psi.log_psi(filter.model, x)
+        log_psi = psi.log_psi(setup.model, x)
         ahead = log_w + log_psi
         top = ahead.amax(-1, keepdim=True)
         if not math.isfinite(top.sum().item()):

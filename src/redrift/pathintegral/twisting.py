@@ -67,24 +67,18 @@ class TwistingFunction:
     def reindex(self, index: Tensor) -> TwistingFunction:
         """Return the twisting functions of selected particles, index (B, N)."""
 
-        def pick(v: Tensor, lead: int) -> Tensor:
-            if v.shape[lead + 1] == 1:
+        def pick(v: Tensor | None, lead: int) -> Tensor | None:
+            if v is None or v.shape[lead + 1] == 1:
                 return v
-            shape = (*v.shape[:lead], *index.shape, *v.shape[lead + 2 :])
             wide = v.expand(*v.shape[:lead], len(index), *v.shape[lead + 1 :])
             at = index.reshape(*[1] * lead, *index.shape, *[1] * (v.ndim - lead - 2))
+            shape = (*v.shape[:lead], *index.shape, *v.shape[lead + 2 :])
             return wide.gather(lead + 1, at.expand(shape))
 
-        return TwistingFunction(
-            base=pick(self.base, 1),
-            gain=pick(self.gain, 1),
-            feedback=pick(self.feedback, 1),
-            root=None if self.root is None else pick(self.root, 1),
-            log_det=pick(self.log_det, 1),
-            curvature=pick(self.curvature, 0),
-            slope=pick(self.slope, 0),
-            value=pick(self.value, 0),
-        )
+        steps = (self.base, self.gain, self.feedback, self.root, self.log_det)
+        start = (self.curvature, self.slope, self.value)
+        picked = (*(pick(v, 1) for v in steps), *(pick(v, 0) for v in start))
+        return TwistingFunction(*picked)  # pyright: ignore[reportArgumentType]
 
 
 def twisted_noise(curvature: Tensor, G: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -56,28 +56,13 @@ class FilterState(NamedTuple):
         return self.grid[-1]
 
 
-class Setup(Protocol):
-    """Describe what a proposal is told of the filter that it serves."""
+class Setup(NamedTuple):
+    """Hold what a proposal is told of its filter; `like` is an empty tensor of its dtype and device."""
 
-    @property
-    def model(self) -> StateSpace:
-        """Return the model."""
-        ...
-
-    @property
-    def particles(self) -> int:
-        """Return N."""
-        ...
-
-    @property
-    def smooth(self) -> bool:
-        """Say whether fixed-lag means and variances are kept."""
-        ...
-
-    @property
-    def like(self) -> Tensor:
-        """Return an empty tensor of the dtype and device in use."""
-        ...
+    model: StateSpace
+    particles: int
+    smooth: bool
+    like: Tensor
 
 
 class Proposal(Protocol):
@@ -89,7 +74,7 @@ class Proposal(Protocol):
         ...
 
     def step(
-        self, filter: Setup, state: FilterState, generator: Generators, /
+        self, setup: Setup, state: FilterState, generator: Generators, /
     ) -> tuple[FilterState, ParticleCloud]:
         """Return the state and the particles at the end of state.grid."""
         ...

@@ -53,8 +53,7 @@ class Whitened(NamedTuple):
 class Sensor:
     """State what is measured: y = h(x, t) plus noise, or any log-density of y given x.
 
-    A subclass is another noise: it gives `log_density` and `information` (and `draw`, to simulate) and
-    sets `gaussian` to False.
+    A subclass is another noise: it gives `log_density` and `information`, and `draw` to simulate.
 
     Args:
         h: a matrix (p, d), or a function (x, t) of points (..., *point), giving (..., p). t is a
@@ -108,7 +107,8 @@ class Sensor:
     @cached_property
     def gaussian(self) -> bool:
         """Say whether y given x is Gaussian with mean h(x), as Kalman's filters need."""
-        return self.nu is None and self.log_prob is None
+        own = type(self).log_density is not Sensor.log_density
+        return self.nu is None and self.log_prob is None and not own
 
     @cached_property
     def linear(self) -> bool:
