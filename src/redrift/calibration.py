@@ -188,7 +188,7 @@ def _check_plan(model: Denoiser, plan: Plan) -> None:
         raise ValueError(
             "calibrate needs a deterministic plan made by a rule, such as rd.best_plan's."
         )
-    if model.process != plan.process:
+    if not model.process.agrees(plan.process):
         raise ValueError(
             f"the model's process is {model.process} and the plan's is {plan.process}; build the "
             "plan with model.process."

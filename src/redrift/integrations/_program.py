@@ -11,6 +11,7 @@ operations, and none of them waits for the device.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -56,6 +57,7 @@ class Instruction:
         ratio: Q / P of the prediction that is kept, or None where it is the output itself.
         moves: run in order; the result of the last is the host's next state.
         forget: predictions that nothing uses after this.
+        lasts: whether the row's first state, if it is handed over here, is used after the next one.
     """
 
     level: Level
@@ -63,14 +65,34 @@ class Instruction:
     ratio: float | None
     moves: tuple[Move, ...]
     forget: tuple[int, ...]
+    lasts: bool
 
 
 @dataclass
 class Run:
-    """State of one run of a program: plain data, so that it can be copied."""
+    """State of one run of a program: plain data, so that it can be copied.
+
+    A host may hand outputs over in memory that it fills again. The first outputs are copied and held, so
+    that the allocator gives their memory to nobody else: if an address comes back, all are copied.
+    """
 
     state: Tensor | None = None
     kept: dict[int, Tensor] = field(default_factory=dict)
+    held: list[Tensor] = field(default_factory=list)
+    reused: bool | None = None
+
+    def own(self, output: Tensor, span: int) -> Tensor:
+        """Return an output in memory of its own; no output is used later than `span` evaluations on."""
+        if self.reused is None:
+            address = output.untyped_storage().data_ptr()
+            if any(address == before.untyped_storage().data_ptr() for before in self.held):
+                self.reused, self.held = True, []
+            elif len(self.held) >= span:
+                self.reused, self.held = False, []
+            else:
+                self.held.append(output)
+                return output.clone()
+        return output.clone() if self.reused else output
 
 
 @dataclass(frozen=True)
@@ -86,6 +108,18 @@ class Program:
     plan: Plan
     predicts: str
     instructions: tuple[Instruction, ...]
+
+    @functools.cached_property
+    def span(self) -> int:
+        """Return how many evaluations later an output is used at most."""
+        gaps = (
+            i - slot
+            for i, step in enumerate(self.instructions)
+            for move in step.moves
+            for slot, _ in move.weights
+            if slot != _STATE
+        )
+        return max(gaps, default=0)
 
     def __len__(self) -> int:
         """Return the number of evaluations."""
@@ -103,9 +137,11 @@ class Program:
         """
         step = self.instructions[i]
         if step.fresh:
-            run.state = sample
-        kept = output if step.ratio is None else torch.add(sample, output, alpha=step.ratio)
-        run.kept[i] = kept
+            run.state = sample.clone() if step.lasts else sample
+        if step.ratio is not None:
+            run.kept[i] = torch.add(sample, output, alpha=step.ratio)
+        else:
+            run.kept[i] = output if i in step.forget else run.own(output, self.span)
         result = sample
         for move in step.moves:
             result = self._combine(move, run)
@@ -230,7 +266,8 @@ class _Recorder:
             P, Q = self.pairs[i]
             forget = tuple(slot for slot, end in used.items() if end == i)
             ratio = Q / P if P else None
-            yield Instruction(level, self.fresh[i], ratio, tuple(self.moves[i]), forget)
+            lasts = not all(self.fresh[i + 1 : i + 2])
+            yield Instruction(level, self.fresh[i], ratio, tuple(self.moves[i]), forget, lasts)
 
 
 def enter(program: Program, i: int) -> Program:

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from redrift._core.errors import choose, whole
 from redrift.process import Process, timegrid
-from redrift.solvers.best import best_plan
-from redrift.solvers.multistep import MOST
+from redrift.solvers.best import best_order, best_plan
 from redrift.solvers.plan import Plan
 from redrift.solvers.registry import SOLVERS
 
@@ -86,7 +85,7 @@ def plan_on(
     Args:
         process: the law.
         times: (steps + 1,) strictly decreasing times.
-        solver: as in `plan_for`; "best" is order 4 on v in the angle, as the fitted plans are.
+        solver: as in `plan_for`; "best" is DEIS on the noise in softlog, as the fitted plans are.
         order: of the method; None takes `plan_for`'s default, lowered to the number of steps.
         options: the builder's own; multistep methods run without a start-up unless asked.
 
@@ -96,7 +95,8 @@ def plan_on(
     choose("solver", solver, SOLVERS)
     steps = len(times) - 1 - (options.get("end") == "zero")
     if solver == "best":
-        solver, order, options = "deis", min(MOST, max(steps, 1)), {"wants": "v", **options}
+        solver, order = "deis", order or best_order(steps)
+        options = {"variable": "softlog", **options}
     _give_order(solver, order, max(steps, 1), options)
     facts = SOLVERS[solver]
     if facts.extra is not None:

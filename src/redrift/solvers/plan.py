@@ -13,13 +13,16 @@ from torch import Tensor
 
 from redrift._core.errors import choose, whole
 from redrift._core.files import write_atomically
-from redrift.process import Process
+from redrift.process import PREDICTIONS, Process
 from redrift.process.base import Wants
 from redrift.solvers import store
-from redrift.solvers.ends import CleanEnd, End
+from redrift.solvers.ends import CleanEnd, End, clean_end
 from redrift.solvers.layers import Layer, layers, without
 from redrift.solvers.papers import bibtex
+from redrift.solvers.response import responses
 from redrift.solvers.row import Row, Rows, Rule
+
+_LOUDEST = 1e5  # sigma / alpha up to which a plan on the noise may start
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +95,7 @@ class Plan:
         if end != "min" and not isinstance(rule, CleanEnd):
             clean = times.new_tensor([process.clean])
             times = torch.cat((times[:-1] if end == "zero" else times, clean))
-            rule = CleanEnd(rule, wants)
+            rule = clean_end(rule, process, wants)
             check_times(process, times)
         whole("order", order)
         history = order - 1 if history is None else history
@@ -101,11 +104,13 @@ class Plan:
                 f"order={order} needs at least {order} steps, the grid has {len(times) - 1}; "
                 "lower the order or use a finer grid."
             )
-        process.reading(process.level(times[0].detach()), wants)
-        if wants == "eps" and not bool((process.signal(times[0].detach()) != 0).any()):
+        start = process.level(times[0].detach())
+        process.reading(start, wants)
+        if wants == "eps" and start.sigma > _LOUDEST and not process.modes:
             raise ValueError(
-                f"a plan that wants 'eps' cannot start at t={float(times[0])}, where the signal is "
-                "zero; start the grid below it, or use res or dpmpp, which want 'x0'."
+                f"a plan that wants 'eps' cannot start at t={float(times[0]):g}, where sigma / alpha is "
+                f"{start.sigma:.1e} and errors of the prediction grow as much; start the grid below "
+                f"{_LOUDEST:.0e} (rd.timegrid does), or use res or dpmpp, which want 'x0'."
             )
         rows = Rows(rule, process, times, history)
         return cls(process, times, wants, history, order, name, papers, rule, rows, stochastic)
@@ -125,6 +130,24 @@ class Plan:
         """Return whether the first evaluation is within the first step, not at its start."""
         first = self.rows[0].asks[:1]
         return bool(first) and bool(first[0].t != self.times[0])
+
+    def error_gain(self, predicts: str = "eps") -> float:
+        r"""Return how much a network's errors count in the sample: $\sqrt{\sum_j r_j^2}$.
+
+        With r_j the response of the sample to an error of unit size in evaluation j, for standard normal
+        data of scale sigma_data. DDIM's, `plan_for(process, n, solver="ddim").error_gain()`, is a measure to
+        compare with.
+
+        Args:
+            predicts: what the network predicts, and so has its errors in, as in `Denoiser`.
+
+        Raises:
+            ValueError: if the process has more than one noise level, or the prediction does not
+                determine what the plan wants.
+        """
+        choose("predicts", predicts, PREDICTIONS)
+        found = responses(self.process, self.rows, self.wants, self.history, predicts)
+        return float(found.norm())
 
     def named(self, name: str, papers: tuple[str, ...]) -> Plan:
         """Return the same plan under another name and other papers."""
