@@ -23,6 +23,7 @@ from redrift.filters import (
     plot_posterior,
     unscented_kalman,
 )
+from redrift.filters.kalman import _moved
 
 F64 = torch.float64
 
@@ -243,6 +244,16 @@ def test_kalmans_relatives_see_rotations_alike_from_elsewhere(name, kind):
     torch.testing.assert_close(b.quantile(0.1), a.quantile(0.1), **close)
     with pytest.raises(ValueError, match="smooth"):
         a.smoothed()
+
+
+def test_the_covariance_is_carried_to_the_coordinates_of_the_new_mean():
+    xi = torch.tensor([[0.5, -0.4, 0.3]], dtype=F64)
+    root = 1e-5 * torch.tensor([[1.0, 0.2, 0.0], [0.0, 2.0, 0.5], [0.3, 0.0, 1.5]], dtype=F64)
+    mean, cov = _moved(rotating(), TURN.unsqueeze(0), xi, (root @ root.mT).unsqueeze(0))
+    torch.testing.assert_close(mean, SPACE.retract(TURN, xi))
+    around = SPACE.retract(TURN, torch.cat([xi + root.mT, xi - root.mT]))
+    off = SPACE.local(mean, around)
+    torch.testing.assert_close(cov[0], off.mT @ off / 2, rtol=1e-5, atol=0)
 
 
 def near(size, curved, kind="plain"):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from redrift._core.errors import whole
 from redrift.filters.posterior import GaussianPosterior
-from redrift.statespace.dataset import Data, read
+from redrift.statespace.dataset import Data, read_dataset
 from redrift.statespace.model import StateSpace
 from redrift.statespace.observation import stacked
 from redrift.statespace.prior import GaussianPrior
@@ -52,7 +52,7 @@ def grid_filter(
         raise ValueError(f"grid_filter is for one dimension, the model has {model.dim}.")
     if not model.space.flat:
         raise ValueError("grid_filter adds states, but the space is curved: use particle_filter.")
-    data = read(model, y, times)
+    data = read_dataset(model, y, times)
     x = torch.linspace(low, high, whole("points", points, least=3), dtype=torch.float64)
     p = _first(model, x).expand(data.batch, -1)
     log_z, kernels = data.y.new_zeros(data.batch), {}

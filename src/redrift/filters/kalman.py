@@ -19,7 +19,7 @@ from redrift._core.errors import whole
 from redrift._core.rng import Generators, normal
 from redrift.filters.posterior import GaussianPosterior
 from redrift.statespace.columns import scale_noise
-from redrift.statespace.dataset import Data, Dataset, read
+from redrift.statespace.dataset import Data, Dataset, read_dataset
 from redrift.statespace.jacobian import jacobian
 from redrift.statespace.model import StateSpace
 from redrift.statespace.prior import GaussianPrior
@@ -196,7 +196,7 @@ def ensemble_kalman(
     Paper: Evensen (1994); Burgers, van Leeuwen and Evensen (1998).
     """
     whole("members", members, least=2)
-    data, space = read(model, y, times), model.space
+    data, space = read_dataset(model, y, times), model.space
     x = model.draw(data.batch, members, generator, data.y)
     now, log_z = model.start, data.y.new_zeros(data.batch)
     w = x.new_full((data.batch, members), 1 / members)
@@ -236,7 +236,7 @@ def _run(
 ) -> GaussianPosterior:
     if not isinstance(model.initial, GaussianPrior):
         raise ValueError("initial is a function: this filter needs a GaussianPrior.")
-    data = read(model, y, times)
+    data = read_dataset(model, y, times)
     mean = model.initial.means(data.batch, model.space.axes, data.y)[:, 0]
     P = model.initial.cov.to(data.y).expand(data.batch, model.dim, model.dim)
     now, log_z = model.start, data.y.new_zeros(data.batch)

@@ -18,7 +18,7 @@ from redrift._core.errors import whole
 from redrift._core.rng import Generators
 from redrift.filters.posterior import Posterior
 from redrift.statespace.cloud import ParticleCloud
-from redrift.statespace.dataset import Data, read
+from redrift.statespace.dataset import Data, read_dataset
 from redrift.statespace.model import StateSpace
 from redrift.statespace.observation import Observation
 from redrift.statespace.recursion import (
@@ -224,7 +224,7 @@ def particle_filter(
         >>> post.mean.shape
         torch.Size([5, 1])
     """
-    data = read(model, y, times)
+    data = read_dataset(model, y, times)
     filter = ParticleFilter(
         model, particles, Bootstrap() if proposal is None else proposal, smooth, data.y.device
     )

@@ -13,7 +13,7 @@ from redrift.statespace.cloud import ParticleCloud
 from redrift.statespace.columns import scale_noise
 from redrift.statespace.dataset import Dataset
 from redrift.statespace.model import StateSpace
-from redrift.statespace.space import Euclidean, Space, moments
+from redrift.statespace.space import Euclidean, Space, mean_and_variance
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,7 +198,7 @@ class Posterior:
         """Return smoothed means and variances.
 
         Args:
-            lag: in model time, at most the window: the moments at each time s given data up to
+            lag: in model time, at most the window: the mean_and_variance at each time s given data up to
                 s + lag, for the times s that the clouds' grids hold; (..., T', d) with T' of
                 them. None gives the last window's path (..., W + 1, d), at `path_times`.
 
@@ -210,7 +210,7 @@ class Posterior:
             w = (w[0] if self.data.single else w).unsqueeze(-2)
             space = self.model.space
             path = self.path.transpose(-2 - space.axes, -1 - space.axes)
-            return moments(space, path, w.expand(path.shape[: path.ndim - space.axes]))
+            return mean_and_variance(space, path, w.expand(path.shape[: path.ndim - space.axes]))
         means, variances = [], []
         for cloud in self.clouds:
             if cloud.lags is None:

@@ -25,7 +25,7 @@ FEW = 1000  # paths
 
 
 @dataclass(frozen=True, eq=False)
-class Block:
+class WindowBlock:
     """Hold the steps first .. first + steps of a window as matrices.
 
     Attributes:
@@ -54,7 +54,7 @@ class WindowMatrices:
         rows: the measurements side by side, (B, J p).
     """
 
-    blocks: tuple[Block, ...]
+    blocks: tuple[WindowBlock, ...]
     data: tuple[Tensor, Tensor]
     slope: tuple[Tensor, Tensor]
     psi: TwistingFunction
@@ -145,7 +145,7 @@ def make_matrices(window: Window, like: Tensor, twist: bool, size: int) -> Windo
                 store.append(value)
         both = [torch.cat(v, -1).mT.contiguous() for v in (ends, noises)]
         blocks.append(
-            Block(first, s, *((v[:, :d].contiguous(), v[:, d:].contiguous()) for v in both))
+            WindowBlock(first, s, *((v[:, :d].contiguous(), v[:, d:].contiguous()) for v in both))
         )
     data, rest = _affine(torch.cat([*states, *pulls], -1))
     still = replace(found, base=found.base[:1, :1], value=found.value.new_zeros(1, 1))

@@ -44,7 +44,7 @@ from redrift.statespace.recursion import (
     normalise,
     resample_below,
 )
-from redrift.statespace.space import covariance, moments
+from redrift.statespace.space import covariance, mean_and_variance
 
 OPTIONS = {
     "twisting": ("auto", "lq", "ilqr", "none"),
@@ -191,7 +191,9 @@ class PathIntegral:
         )  # fmt: skip
         if setup.smooth:
             w = log_w.exp().expand(len(path), -1, -1)
-            cloud = cloud._replace(lags=moments(model.space, path, w), lag_times=window.times)
+            cloud = cloud._replace(
+                lags=mean_and_variance(model.space, path, w), lag_times=window.times
+            )
         return self._next(state, i, path, increments, log_w, log_z), cloud
 
     def _kept(

@@ -53,7 +53,7 @@ class Dataset:
         return Observation(self.times[k], self.y[:, k], self.interval(k), fully)
 
 
-def read(model: StateSpace, y: Data, times: Tensor | Sequence[float] | None) -> Dataset:
+def read_dataset(model: StateSpace, y: Data, times: Tensor | Sequence[float] | None) -> Dataset:
     """Check measurements and put them on one clock.
 
     Args:
