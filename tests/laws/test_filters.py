@@ -22,6 +22,7 @@ from redrift.measure.noise import log_ratio as measured
 from redrift.pathintegral.forward import simulate_paths
 from redrift.pathintegral.ilqr import nominal
 from redrift.pathintegral.window import Window
+from redrift.statespace.columns import coordinate_major
 from redrift.statespace.observation import ObservationBatch
 from redrift.statespace.problems import PROBLEMS
 
@@ -297,6 +298,15 @@ def test_diagonals_are_the_matrices_that_they_stand_for(spread, variance):
     torch.testing.assert_close(one.particles, two.particles, atol=1e-10, rtol=0)
     torch.testing.assert_close(one.log_weights, two.log_weights, atol=1e-10, rtol=0)
     torch.testing.assert_close(one.log_evidences, two.log_evidences, atol=1e-10, rtol=0)
+
+
+def test_states_sum_alike_however_they_lay_in_memory():
+    x = torch.randn(2, 50, 10, generator=seeded(), dtype=torch.float64)
+    other = x.movedim(-1, 0).contiguous().movedim(0, -1)
+    for laid in (coordinate_major(x), coordinate_major(other)):
+        assert torch.equal(laid, x)
+        assert laid.stride(-2) == 1
+        assert torch.equal(laid.sum(-1), other.sum(-1))
 
 
 def transformed(model, T):

@@ -198,7 +198,7 @@ class Posterior:
         """Return smoothed means and variances.
 
         Args:
-            lag: in model time, at most the window: the mean_and_variance at each time s given data up to
+            lag: in model time, at most the window: the moments at each time s given data up to
                 s + lag, for the times s that the clouds' grids hold; (..., T', d) with T' of
                 them. None gives the last window's path (..., W + 1, d), at `path_times`.
 
