@@ -23,7 +23,7 @@ class FilteringProblem:
         times: of the measurements.
         window: of the path-integral filter, in model time.
         stride: likewise; None is every measurement.
-        scope: of the guide that suits it.
+        scope: of the twisting function that suits it.
         about: one line.
     """
 
