@@ -11,7 +11,7 @@ import subprocess
 
 import torch
 
-from redrift.filters import Gaussian, StateSpace
+from redrift.filters import GaussianPrior, StateSpace
 
 SPEED = """
 import sys, time, numpy as np, particles
@@ -135,7 +135,7 @@ def series():
         ("counts", counts, 0.0, 0.99, 0.3, 500),
     ):
         one = torch.ones(1, 1).double()
-        prior = Gaussian(mu * one[0], sigma**2 / (1 - rho**2) * one)
+        prior = GaussianPrior(mu * one[0], sigma**2 / (1 - rho**2) * one)
         model = StateSpace(
             prior, rho * one, sigma * one, 1.0, log_obs=law, offset=mu * (1 - rho) * one[0],
             time="discrete",

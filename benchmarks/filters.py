@@ -22,14 +22,15 @@ import torch
 
 from benchmarks import _filters_peer as peer
 from redrift.filters import (
-    Auxiliary,
+    AuxiliaryProposal,
     Bootstrap,
-    Gaussian,
-    Guided,
+    GaussianPosterior,
+    GaussianPrior,
+    GuidedProposal,
     PathIntegral,
     Sensor,
     StateSpace,
-    benes,
+    benes_filter,
     ensemble_kalman,
     extended_kalman,
     grid_filter,
@@ -37,8 +38,7 @@ from redrift.filters import (
     particle_filter,
     unscented_kalman,
 )
-from redrift.filters.posterior import GaussianPosterior
-from redrift.filters.problems import PROBLEMS
+from redrift.statespace.problems import PROBLEMS
 
 LINEAR = ("ou", "tracking", "ar4", "ar10", "integrators")
 DATA = 256  # data sets of the problems with an exact answer that is cheap
@@ -54,7 +54,7 @@ def exact(name, problem, y, quick):
     if name in LINEAR:
         return kalman(problem.model, y, times=times), 0.0
     if name == "benes":
-        return benes(y, times=times, cov=1e-4), 0.0
+        return benes_filter(y, times=times, cov=1e-4), 0.0
     if name in ("double-well", "square"):
         far, points = (3.5, 2000) if name == "double-well" else (6, 1200)
         options = {"times": times, "low": -far, "high": far, "points": points}
@@ -112,7 +112,9 @@ def judge(post, ref, x, times):
         "log_z_sd": float(off.std()) if len(off) > 1 else None,
         "log_z_bias": float(off.mean()),
         "ess": float(post.ess.mean()) if hasattr(post, "ess") else None,
-        "start_ess": float(post.start_ess.mean()) if hasattr(post, "start_ess") else None,
+        "look_ahead_ess": float(post.look_ahead_ess.mean())
+        if hasattr(post, "look_ahead_ess")
+        else None,
     }
 
 
@@ -123,11 +125,16 @@ def rows(name, problem, quick):
     many = DATA if linear or name == "benes" else 64
     yield "bootstrap", 1000, Bootstrap(), 64
     yield "bootstrap", 10_000, Bootstrap(), 8
-    yield "guided", 200, Guided(scope="shared" if linear else "particle"), 16 if linear else 8
+    yield (
+        "guided",
+        200,
+        GuidedProposal(scope="shared" if linear else "particle"),
+        16 if linear else 8,
+    )
     yield (
         "auxiliary",
         200,
-        Auxiliary(scope="shared" if linear else "particle"),
+        AuxiliaryProposal(scope="shared" if linear else "particle"),
         16 if linear else 8,
     )
     for n in (20, 50, 200):
@@ -146,7 +153,7 @@ def rows(name, problem, quick):
         yield "path-integral, shared", 50, PathIntegral(window, stride), 64
     if name == "square":
         yield "path-integral", 500, PathIntegral(window, stride, scope=scope), 16
-        yield "guided", 500, Guided(), 16
+        yield "guided", 500, GuidedProposal(), 16
 
 
 def one(name, quick):
@@ -274,7 +281,7 @@ def throughput(quick):
     for d, form in ((1, "normal"), (4, "normal"), (4, "independent")):
         for n in (1000,) if quick else (1000, 10_000, 100_000):
             K = max(20, 200_000 // n)
-            prior = Gaussian(torch.zeros(d).double(), torch.eye(d).double())
+            prior = GaussianPrior(torch.zeros(d).double(), torch.eye(d).double())
             eye = torch.eye(d).double()
             model = StateSpace(prior, 0.9 * eye, eye, 1.0, Sensor(eye, eye), time="discrete")
             y = torch.zeros(K, d).double()
@@ -306,7 +313,7 @@ def real(quick):
         window = PathIntegral(30.0, 10.0)
         for label, n, proposal in (
             ("bootstrap", 1000, Bootstrap()),
-            ("guided", 100, Guided(scope="particle", sweeps=1)),
+            ("guided", 100, GuidedProposal(scope="particle", sweeps=1)),
             ("path-integral", 100, window),
         ):
             post, cost = timed(

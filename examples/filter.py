@@ -6,7 +6,7 @@ import torch
 
 import redrift as rd
 from redrift.filters import Bootstrap, ParticleFilter, PathIntegral, grid_filter, kalman
-from redrift.filters.problems import PROBLEMS
+from redrift.statespace.problems import PROBLEMS
 
 torch.set_num_threads(1)
 generator = torch.Generator().manual_seed(0)

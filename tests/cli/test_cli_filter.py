@@ -14,11 +14,11 @@ RUN = CliRunner()
 MODEL = """
 import torch
 import redrift as rd
-from redrift.filters import Gaussian, Sensor
+from redrift.filters import GaussianPrior, Sensor
 
 eye = torch.eye(2, dtype=torch.float64)
 A = torch.tensor([[0.0, 1.0], [0.0, -0.2]], dtype=torch.float64)
-model = rd.StateSpace(Gaussian(torch.zeros(2).double(), eye), A, eye[:, 1:], 0.05,
+model = rd.StateSpace(GaussianPrior(torch.zeros(2).double(), eye), A, eye[:, 1:], 0.05,
                       Sensor(eye, 0.1 * eye))
 """
 

@@ -9,9 +9,9 @@ import redrift as rd
 from redrift.collage import ring
 from redrift.denoise import Empirical, GaussianMixture
 from redrift.filters import PathIntegral
-from redrift.filters.problems import PROBLEMS
 from redrift.guidance import FKSteering
 from redrift.likelihood import log_prob
+from redrift.statespace.problems import PROBLEMS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 F64, GPU = torch.float64, "cuda"

@@ -9,7 +9,7 @@ import torch
 
 from redrift.filters import (
     Bootstrap,
-    Gaussian,
+    GaussianPrior,
     ParticleFilter,
     PathIntegral,
     Sensor,
@@ -17,12 +17,14 @@ from redrift.filters import (
     kalman,
     particle_filter,
 )
-from redrift.filters.forward import walk
-from redrift.filters.guide import Window, nominal
-from redrift.filters.problems import PROBLEMS
-from redrift.filters.sensors import Reading
 from redrift.measure.noise import NoiseLaw
 from redrift.measure.noise import log_ratio as measured
+from redrift.pathintegral.forward import simulate_paths
+from redrift.pathintegral.ilqr import nominal
+from redrift.pathintegral.window import Window
+from redrift.statespace.columns import coordinate_major
+from redrift.statespace.observation import ObservationBatch
+from redrift.statespace.problems import PROBLEMS
 
 LINEAR = ("ou", "tracking", "ar4", "ar10", "integrators")
 WHOLE = PathIntegral(math.inf, math.inf)
@@ -68,7 +70,7 @@ def test_one_window_weighs_all_paths_alike_and_gives_kalmans_evidence_for_any_nu
 def test_the_filter_by_matrices_and_the_filter_step_by_step_are_one():
     problem, times, y = made("tracking", count=20)
     options = {"times": times, "particles": 7}
-    same = PathIntegral(problem.window, guide=lambda window, guide: guide, rao_blackwell=True)
+    same = PathIntegral(problem.window, twisting=lambda window, guide: guide, rao_blackwell=True)
     fast = PathIntegral(problem.window, rao_blackwell=True)
     a = particle_filter(problem.model, y, proposal=fast, generator=seeded(1), **options)
     b = particle_filter(problem.model, y, proposal=same, generator=seeded(1), **options)
@@ -83,11 +85,11 @@ def test_the_increments_are_the_log_ratios_of_the_laws_of_the_noise(guide):
     window = Window(problem.model, (0.0, 1.0, 2.0), (), None)
     y = torch.ones(2, 3, 1, 4, dtype=torch.float64)
     facts = (torch.tensor([[1.0], [2.0]]).double().reshape(2, 1, 1, 1),) * 2
-    window = dataclasses.replace(window, places=(1, 2), reading=Reading(y, *facts, True))
+    window = dataclasses.replace(window, places=(1, 2), obs=ObservationBatch(y, *facts, True))
     x = torch.randn(3, 5, 4, generator=seeded(), dtype=torch.float64)
     z = torch.randn(2, 3, 5, 4, generator=seeded(1), dtype=torch.float64)
     found = nominal(window, x[:, :1], None, 0)
-    run = walk(window, found, x, z)
+    run = simulate_paths(window, found, x, z)
     potential = window.log_likelihood(run.path)
     for k in range(2):
         m = problem.model.advance(run.path[k], k, 1.0)
@@ -96,7 +98,7 @@ def test_the_increments_are_the_log_ratios_of_the_laws_of_the_noise(guide):
         white = torch.linalg.solve_triangular(root, (run.noise[k] - mu).mT, upper=False).mT
         law = NoiseLaw(mu.flatten(0, 1), root)
         ratio = measured(None, law, run.noise[k].flatten(0, 1), white.flatten(0, 1))
-        torch.testing.assert_close(run.gain[k] - potential[k], ratio.reshape(3, 5))
+        torch.testing.assert_close(run.increments[k] - potential[k], ratio.reshape(3, 5))
 
 
 @pytest.mark.parametrize("given", ["matrix", "function"])
@@ -104,17 +106,17 @@ def test_psi_is_the_likelihood_of_the_windows_data_given_its_start(given):
     problem, times, y = made("ar4", batch=3, count=3)
     x = torch.randn(3, 5, 4, generator=seeded(1), dtype=torch.float64)
     facts = (torch.tensor(times).double().reshape(3, 1, 1, 1),) * 2
-    reading = Reading(y.movedim(1, 0).unsqueeze(2), *facts, True)
+    obs = ObservationBatch(y.movedim(1, 0).unsqueeze(2), *facts, True)
     F = problem.model.drift
     bare = {
         "drift": lambda x, t: x @ F.mT + 0.3, "sensors": Sensor(lambda x, t: x, 0.01 * eye(4)),
     }  # fmt: skip
     model = dataclasses.replace(problem.model, offset=torch.full((4,), 0.3).double())
     walked = dataclasses.replace(model, offset=None, **bare) if given == "function" else model
-    window = Window(walked, (0.0, *times), (1, 2, 3), reading)
+    window = Window(walked, (0.0, *times), (1, 2, 3), obs)
     psi = nominal(window, x, None, 2).log_psi(walked, x)
     for n in range(5):
-        known = Gaussian(x[:, n : n + 1], torch.zeros(4, 4).double())
+        known = GaussianPrior(x[:, n : n + 1], torch.zeros(4, 4).double())
         exact = kalman(dataclasses.replace(model, initial=known), y, times=times).log_evidence
         torch.testing.assert_close(psi[:, n], exact)
 
@@ -122,7 +124,7 @@ def test_psi_is_the_likelihood_of_the_windows_data_given_its_start(given):
 def test_steering_the_mean_alone_loses_a_share_that_is_proportional_to_the_step():
     lost = []
     for dt in (0.00625, 0.003125, 0.0015625):
-        prior = Gaussian(torch.zeros(1).double(), eye(1))
+        prior = GaussianPrior(torch.zeros(1).double(), eye(1))
         model = StateSpace(
             prior, (1 - dt) * eye(1), math.sqrt(dt) * eye(1), dt, Sensor(eye(1), 1e-2 / dt),
             time="discrete",
@@ -213,7 +215,7 @@ def test_kalmans_variance_tends_to_that_of_kalman_and_bucy_with_the_step():
     limit = r * (-1 + math.sqrt(1 + 1 / r))
     for dt in (0.02, 0.01, 0.005):
         model = StateSpace(
-            Gaussian(torch.zeros(1).double(), eye(1)), -eye(1), 1.0, dt,
+            GaussianPrior(torch.zeros(1).double(), eye(1)), -eye(1), 1.0, dt,
             Sensor(eye(1), r, kind="increment"),
         )  # fmt: skip
         times = [dt * (k + 1) for k in range(round(4 / dt))]
@@ -230,7 +232,7 @@ def test_kalmans_variance_tends_to_that_of_kalman_and_bucy_with_the_step():
 def test_the_evidence_is_unbiased_in_both_recursions_even_under_a_wrong_guide(guide, mode, n):
     dt, repeats = 0.25, 40_000
     model = StateSpace(
-        Gaussian(torch.zeros(1).double(), eye(1)), -eye(1), 1.0, dt, Sensor(eye(1), 0.5)
+        GaussianPrior(torch.zeros(1).double(), eye(1)), -eye(1), 1.0, dt, Sensor(eye(1), 0.5)
     )  # fmt: skip
     times = [dt * k for k in range(1, 6)]
     y = torch.tensor([0.4, 1.1, 0.3, -0.5, 0.2]).double().reshape(1, 5, 1)
@@ -242,7 +244,7 @@ def test_the_evidence_is_unbiased_in_both_recursions_even_under_a_wrong_guide(gu
             slope=0.7 * guide.slope + 0.1, curvature=0.8 * guide.curvature,
         )  # fmt: skip
 
-    option = PathIntegral(2 * dt, mode=mode, guide="auto" if guide == "right" else wrong)
+    option = PathIntegral(2 * dt, mode=mode, twisting="auto" if guide == "right" else wrong)
     post = particle_filter(
         model, y.expand(repeats, 5, 1), times=times, particles=n, proposal=option,
         generator=seeded(7),
@@ -261,7 +263,7 @@ def test_without_a_guide_and_with_a_window_of_one_measurement_it_is_the_bootstra
     sensor = dataclasses.replace(problem.model.parts[0], cov=4.0)
     model = dataclasses.replace(problem.model, sensors=sensor)
     options = {"times": times, "particles": 60}
-    window = PathIntegral(times[0], guide="none", check=False)
+    window = PathIntegral(times[0], twisting="none", check=False)
     a = particle_filter(model, y, proposal=window, generator=seeded(3), **options)
     b = particle_filter(model, y, proposal=Bootstrap(), generator=seeded(3), **options)
     # the last bit of a matrix product depends on the processor
@@ -287,7 +289,7 @@ def test_diagonals_are_the_matrices_that_they_stand_for(spread, variance):
     one, two = (
         particle_filter(
             StateSpace(
-                Gaussian(torch.zeros(3).double(), eye(3)), F + s, G + s, 1.0, Sensor(H + s, R),
+                GaussianPrior(torch.zeros(3).double(), eye(3)), F + s, G + s, 1.0, Sensor(H + s, R),
                 time="discrete",
             ), y, particles=600, generator=seeded(1),
         )
@@ -298,10 +300,19 @@ def test_diagonals_are_the_matrices_that_they_stand_for(spread, variance):
     torch.testing.assert_close(one.log_evidences, two.log_evidences, atol=1e-10, rtol=0)
 
 
+def test_states_sum_alike_however_they_lay_in_memory():
+    x = torch.randn(2, 50, 10, generator=seeded(), dtype=torch.float64)
+    other = x.movedim(-1, 0).contiguous().movedim(0, -1)
+    for laid in (coordinate_major(x), coordinate_major(other)):
+        assert torch.equal(laid, x)
+        assert laid.stride(-2) == 1
+        assert torch.equal(laid.sum(-1), other.sum(-1))
+
+
 def transformed(model, T):
     inverse = torch.linalg.inv(T)
     sensor = model.parts[0]
-    prior = Gaussian(model.initial.mean @ T.mT, T @ model.initial.cov @ T.mT)
+    prior = GaussianPrior(model.initial.mean @ T.mT, T @ model.initial.cov @ T.mT)
     return dataclasses.replace(
         model, initial=prior, drift=T @ model.drift @ inverse, scale=T @ model.scale,
         sensors=Sensor(sensor.h @ inverse, sensor.cov),
@@ -373,7 +384,7 @@ def test_one_measurement_is_two_of_twice_the_variance_up_to_a_known_constant():
 @pytest.mark.parametrize("filter", ["kalman", "particles"])
 def test_increments_are_rates_with_covariance_r_over_dt_up_to_a_known_constant(filter):
     dt, r = 0.02, 0.05
-    prior = Gaussian(torch.zeros(2).double(), eye(2))
+    prior = GaussianPrior(torch.zeros(2).double(), eye(2))
     A, H = torch.tensor([[-1.0, 1.0], [0.0, -2.0]]).double(), eye(2)
     rates = StateSpace(prior, A, 1.0, dt, Sensor(H, r / dt * eye(2)))
     moves = StateSpace(prior, A, 1.0, dt, Sensor(H, r * eye(2), kind="increment"))
@@ -393,7 +404,7 @@ def test_increments_are_rates_with_covariance_r_over_dt_up_to_a_known_constant(f
 
 
 def test_a_matrix_in_continuous_time_is_stepped_exactly():
-    prior = Gaussian(torch.zeros(2).double(), eye(2))
+    prior = GaussianPrior(torch.zeros(2).double(), eye(2))
     A = torch.tensor([[0.0, 1.0], [-2.0, -0.3]]).double()
     sigma = torch.tensor([[0.0], [0.7]]).double()
     offset = torch.tensor([0.1, -0.4]).double()
@@ -446,7 +457,7 @@ def test_parameter_sets_run_side_by_side_as_they_do_alone():
 
 
 def test_sensors_on_clocks_of_their_own_are_one_record_with_gaps():
-    prior = Gaussian(torch.zeros(2).double(), eye(2))
+    prior = GaussianPrior(torch.zeros(2).double(), eye(2))
     A = torch.tensor([[0.0, 1.0], [0.0, -0.5]]).double()
     sensors = (Sensor(eye(2)[:1], 0.01), Sensor(eye(2)[1:], 0.04))
     model = StateSpace(prior, A, 0.5, 0.1, sensors)

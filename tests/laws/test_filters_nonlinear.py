@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from redrift.filters import (
-    Auxiliary,
+    AuxiliaryProposal,
     Bootstrap,
-    Gaussian,
-    Guided,
+    GaussianPrior,
+    GuidedProposal,
     PathIntegral,
     Sensor,
     StateSpace,
-    benes,
+    benes_filter,
     choose_window,
     ensemble_kalman,
     extended_kalman,
@@ -24,7 +24,7 @@ from redrift.filters import (
     unscented_kalman,
 )
 from redrift.filters.parameters import em, pmmh
-from redrift.filters.problems import PROBLEMS
+from redrift.statespace.problems import PROBLEMS
 
 F64 = torch.float64
 
@@ -46,7 +46,7 @@ def benes_data():
     problem = PROBLEMS["benes"]()
     fine = dataclasses.replace(problem.model, dt=0.002)
     _, y = fine.simulate(problem.times, batch=32, generator=seeded(1))
-    return problem, y, benes(y, times=problem.times, cov=1e-4)
+    return problem, y, benes_filter(y, times=problem.times, cov=1e-4)
 
 
 @pytest.mark.parametrize("n", [20, 50, 200])
@@ -65,12 +65,12 @@ def test_benes_filter_is_met_at_the_monte_carlo_floor(benes_data, n):
 def test_benes_formula_is_that_of_a_grid():
     times = [0.3, 0.6, 1.1]
     y = torch.tensor([[0.4], [math.nan], [-0.9]], dtype=F64)
-    exact = benes(y, times=times, cov=0.3)
+    exact = benes_filter(y, times=times, cov=0.3)
     # the prior is a mixture of two Gaussians: filter both and mix by evidence
     halves = []
     for side in (-0.25, 0.25):
         model = StateSpace(
-            Gaussian(torch.tensor([side], dtype=F64), 0.25 * eye(1)), lambda x, t: torch.tanh(x),
+            GaussianPrior(torch.tensor([side], dtype=F64), 0.25 * eye(1)), lambda x, t: torch.tanh(x),
             1.0, 0.005, Sensor(eye(1), 0.3),
         )  # fmt: skip
         halves.append(grid_filter(model, y, times=times, low=-7, high=7, points=1200))
@@ -83,7 +83,7 @@ def test_benes_formula_is_that_of_a_grid():
 
 def test_the_grid_filter_is_kalmans_on_a_linear_model():
     model = StateSpace(
-        Gaussian(torch.zeros(1, dtype=F64), eye(1)), 0.9 * eye(1), 0.5, 1.0,
+        GaussianPrior(torch.zeros(1, dtype=F64), eye(1)), 0.9 * eye(1), 0.5, 1.0,
         Sensor(eye(1), 0.2), time="discrete",
     )  # fmt: skip
     _, y = model.simulate(range(1, 9), batch=3, generator=seeded())
@@ -109,7 +109,9 @@ def test_the_double_well_keeps_85_percent_of_its_particles_and_the_grids_evidenc
     assert abs(float(off.mean())) < 4 * float(off.std()) / math.sqrt(32) + float(off.var()) / 2
 
 
-@pytest.mark.parametrize("proposal", [Guided(), Auxiliary(), PathIntegral(0.2, scope="particle")])
+@pytest.mark.parametrize(
+    "proposal", [GuidedProposal(), AuxiliaryProposal(), PathIntegral(0.2, scope="particle")]
+)
 def test_two_modes_survive_guides_of_particles_where_one_guide_for_all_loses_one(proposal):
     problem = PROBLEMS["square"]()
     times = problem.times[:12]
@@ -123,10 +125,12 @@ def test_two_modes_survive_guides_of_particles_where_one_guide_for_all_loses_one
     assert error(post, exact) < 0.3 < 0.6 < error(shared, exact)
 
 
-@pytest.mark.parametrize("proposal", [Bootstrap(), Guided(), Auxiliary(), PathIntegral(0.6)])
+@pytest.mark.parametrize(
+    "proposal", [Bootstrap(), GuidedProposal(), AuxiliaryProposal(), PathIntegral(0.6)]
+)
 def test_every_proposal_is_unbiased_for_a_sensor_with_heavy_tails(proposal):
     model = StateSpace(
-        Gaussian(torch.zeros(1, dtype=F64), eye(1)), lambda x, t: -x + 0.5 * torch.sin(2 * x),
+        GaussianPrior(torch.zeros(1, dtype=F64), eye(1)), lambda x, t: -x + 0.5 * torch.sin(2 * x),
         0.8, 0.2, Sensor(eye(1), 0.1, nu=3.0),
     )  # fmt: skip
     times, repeats = [0.4, 0.8, 1.2], 6000
@@ -145,7 +149,7 @@ def test_a_free_log_probability_is_the_sensor_it_states():
         return y[..., 0] * x[..., 0] - x[..., 0].exp() - torch.lgamma(y[..., 0] + 1)
 
     model = StateSpace(
-        Gaussian(torch.zeros(1, dtype=F64), eye(1)), 0.9 * eye(1), 0.4, 1.0, log_obs=counts,
+        GaussianPrior(torch.zeros(1, dtype=F64), eye(1)), 0.9 * eye(1), 0.4, 1.0, log_obs=counts,
         time="discrete",
     )  # fmt: skip
     y = torch.tensor([2.0, 0.0, math.nan, 4.0, 3.0, 1.0], dtype=F64).unsqueeze(-1)
@@ -157,6 +161,42 @@ def test_a_free_log_probability_is_the_sensor_it_states():
     assert float(post.ess.mean()) > 0.9
     assert abs(float(off.exp().mean() - 1)) < 4 * float(off.exp().std()) / math.sqrt(300)
     assert abs(float((post.mean.mean(0) - exact.mean).abs().max())) < 0.02
+
+
+class Bearing(Sensor):
+    """An angle with von Mises' noise of concentration 1 / cov: a sensor added as CONTRIBUTING says."""
+
+    def log_density(self, obs, at):
+        k = 1 / torch.as_tensor(self.cov, dtype=F64)
+        each = k * (obs.y.nan_to_num() - at).cos() - torch.special.i0e(k).log() - k
+        each = each - math.log(2 * math.pi)
+        return torch.where(obs.y.isnan(), torch.zeros_like(each), each).sum(-1)
+
+    def information(self, obs, at):
+        there = (~obs.y.isnan()).to(at) / self.cov
+        return torch.diag_embed(there.expand_as(at)), (obs.y.nan_to_num() - at).sin()
+
+
+@pytest.mark.parametrize("proposal", [GuidedProposal(), PathIntegral(0.6, scope="particle")])
+def test_a_sensor_added_by_two_methods_serves_every_filter_and_is_refused_by_kalmans(proposal):
+    sensor = Bearing(lambda x, t: torch.atan2(x, x.new_ones(())), 0.1)
+    model = StateSpace(
+        GaussianPrior(torch.zeros(1, dtype=F64), eye(1)), lambda x, t: -x, 1.0, 0.1, sensor
+    )
+    times, repeats = [0.2, 0.4, 0.6], 2000
+    y = torch.tensor([[0.6], [math.nan], [-0.8]], dtype=F64)
+    exact = grid_filter(model, y, times=times, low=-7, high=7, points=700).log_evidence
+    post = particle_filter(
+        model, y.expand(repeats, 3, 1), times=times, particles=8, proposal=proposal,
+        generator=seeded(5),
+    )  # fmt: skip
+    ratio = (post.log_evidence - exact).exp()
+    assert abs(float((ratio.mean() - 1) / ratio.std()) * math.sqrt(repeats)) < 4
+    assert float(post.look_ahead_ess.mean()) > 0.3
+    with pytest.raises(ValueError, match="needs Gaussian sensors"):
+        extended_kalman(model, y, times=times)
+    with pytest.raises(ValueError, match="Gaussian sensors only"):
+        model.simulate(times)
 
 
 def test_lorenz_is_followed_and_the_look_ahead_keeps_particles():
@@ -206,7 +246,7 @@ def test_the_ensemble_filter_tends_to_kalmans_with_its_members():
 
 
 def test_stratonovichs_reading_adds_the_drift_of_itos():
-    prior = Gaussian(torch.ones(1, dtype=F64), 0.01 * eye(1))
+    prior = GaussianPrior(torch.ones(1, dtype=F64), 0.01 * eye(1))
     scale = {
         "scale": lambda x, t: 0.5 * x.unsqueeze(-1),
         "dt": 0.1,
@@ -220,7 +260,7 @@ def test_stratonovichs_reading_adds_the_drift_of_itos():
 
 def test_refinement_by_weighted_paths_helps_from_no_control_and_is_unbiased():
     model = StateSpace(
-        Gaussian(torch.zeros(1, dtype=F64), 0.01 * eye(1)), lambda x, t: -x, 1.0, 0.05,
+        GaussianPrior(torch.zeros(1, dtype=F64), 0.01 * eye(1)), lambda x, t: -x, 1.0, 0.05,
         Sensor(eye(1), 1e-3),
     )  # fmt: skip
     times, y = [0.5], torch.tensor([[1.5]], dtype=F64).expand(64, 1, 1)
@@ -228,7 +268,7 @@ def test_refinement_by_weighted_paths_helps_from_no_control_and_is_unbiased():
     shares = {}
     for family, sweeps in (("none", 0), ("open_loop", 6), ("feedback", 6), ("feedback+cov", 6)):
         option = PathIntegral(
-            math.inf, math.inf, guide="none", init="prior", iterations=sweeps,
+            math.inf, math.inf, twisting="none", init="prior", iterations=sweeps,
             family="feedback" if family == "none" else family, check=False,
         )  # fmt: skip
         post = particle_filter(
@@ -259,7 +299,7 @@ def test_the_window_grows_until_the_look_ahead_keeps_its_particles():
 def test_correlated_metropolis_hastings_finds_the_posterior_of_a_parameter():
     F, K = 0.8, 20
     base = StateSpace(
-        Gaussian(torch.zeros(1, dtype=F64), eye(1)), F * eye(1), 1.0, 1.0, Sensor(eye(1), 0.5),
+        GaussianPrior(torch.zeros(1, dtype=F64), eye(1)), F * eye(1), 1.0, 1.0, Sensor(eye(1), 0.5),
         time="discrete",
     )  # fmt: skip
     _, y = base.simulate(range(1, K + 1), generator=seeded())
@@ -287,7 +327,7 @@ def test_correlated_metropolis_hastings_finds_the_posterior_of_a_parameter():
 
 def test_em_climbs_kalmans_evidence():
     base = StateSpace(
-        Gaussian(torch.zeros(1, dtype=F64), eye(1)), 0.5 * eye(1), 1.0, 1.0, Sensor(eye(1), 0.5),
+        GaussianPrior(torch.zeros(1, dtype=F64), eye(1)), 0.5 * eye(1), 1.0, 1.0, Sensor(eye(1), 0.5),
         time="discrete",
     )  # fmt: skip
     truth = dataclasses.replace(base, drift=0.9 * eye(1), scale=0.6)

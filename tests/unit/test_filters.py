@@ -9,7 +9,7 @@ import torch
 from redrift._core.errors import NumericalError
 from redrift.filters import (
     Bootstrap,
-    Gaussian,
+    GaussianPrior,
     ParticleFilter,
     PathIntegral,
     Sensor,
@@ -19,7 +19,7 @@ from redrift.filters import (
     kalman,
     particle_filter,
 )
-from redrift.filters.problems import PROBLEMS
+from redrift.statespace.problems import PROBLEMS
 
 F64 = torch.float64
 
@@ -28,7 +28,9 @@ def eye(d):
     return torch.eye(d, dtype=F64)
 
 
-ONE = StateSpace(Gaussian(torch.zeros(1, dtype=F64), eye(1)), -eye(1), 1.0, 0.5, Sensor(eye(1)))
+ONE = StateSpace(
+    GaussianPrior(torch.zeros(1, dtype=F64), eye(1)), -eye(1), 1.0, 0.5, Sensor(eye(1))
+)
 Y = torch.zeros(3, 1, dtype=F64)
 
 
@@ -47,7 +49,7 @@ def discrete(**changes):
         (lambda: particle_filter(discrete(), Y, times=[0.5, 0.7, 1.0]), "whole steps"),
         (lambda: particle_filter(ONE, Y, particles=0), "particles must be at least 1"),
         (
-            lambda: Gaussian(torch.zeros(2), torch.tensor([[1.0, 2.0], [2.0, 1.0]])),
+            lambda: GaussianPrior(torch.zeros(2), torch.tensor([[1.0, 2.0], [2.0, 1.0]])),
             "eigenvalue is -1",
         ),
         (lambda: Sensor(eye(2), torch.tensor([1.0, -1.0])), "not positive definite"),
@@ -63,7 +65,7 @@ def discrete(**changes):
         (lambda: dataclasses.replace(ONE, sensors=()), "no sensor"),
         (lambda: dataclasses.replace(ONE, dt=0.0), "dt=0.0"),
         (lambda: PathIntegral(-1.0), "window=-1.0"),
-        (lambda: PathIntegral(1.0, guide="lqr"), "Did you mean 'ilqr' or 'lq'"),
+        (lambda: PathIntegral(1.0, twisting="lqr"), "Did you mean 'ilqr' or 'lq'"),
         (lambda: PathIntegral(1.0, scope="particle", iterations=2), "scope='shared'"),
         (lambda: kalman(dataclasses.replace(ONE, drift=lambda x, t: -x), Y), "extended_kalman"),
         (

@@ -18,18 +18,19 @@ from redrift._core.errors import choose, whole
 from redrift._core.files import write_atomically
 from redrift.cli.report import Device, Json, Report, Seed, Threads, plainly
 from redrift.filters import (
-    Auxiliary,
+    AuxiliaryProposal,
     Bootstrap,
-    Guided,
+    GuidedProposal,
     PathIntegral,
     Posterior,
     StateSpace,
+    benes_filter,
     choose_window,
     kalman,
     particle_filter,
+    plot_posterior,
 )
-from redrift.filters import benes as exact_benes
-from redrift.filters.problems import PROBLEMS
+from redrift.statespace.problems import PROBLEMS
 
 _PROPOSALS = ("path-integral", "bootstrap", "guided", "auxiliary")
 _TIME = ("time", "t")
@@ -117,7 +118,7 @@ def filter(
         "log_evidence": float(post.log_evidence),
         "ess_mean": float(post.ess.mean()),
         "ess_min": float(post.ess.min()),
-        "start_ess_mean": float(post.start_ess.mean()),
+        "start_ess_mean": float(post.look_ahead_ess.mean()),
         "lost": post.lost,
         "ms_per_observation": spent,
     }
@@ -126,7 +127,7 @@ def filter(
         _write(out, post)
         report.print(f"wrote {out}")
     if picture is not None:
-        post.plot(str(picture))
+        plot_posterior(post, str(picture))
         report.print(f"wrote {picture}")
     _print(report, figures)
     report.finish(**{k: _plain(v) for k, v in figures.items()})
@@ -136,8 +137,8 @@ def _proposal(name: str, window: float | None, scope: str) -> Any:  # noqa: ANN4
     if name == "path-integral":
         return PathIntegral(float(window or 0.0), scope=scope)
     if name == "guided":
-        return Guided(scope=scope)
-    return Auxiliary(scope=scope) if name == "auxiliary" else Bootstrap()
+        return GuidedProposal(scope=scope)
+    return AuxiliaryProposal(scope=scope) if name == "auxiliary" else Bootstrap()
 
 
 def _references(
@@ -155,7 +156,7 @@ def _references(
         exact = kalman(model, y, times=times)
         found["kalman_log_evidence"] = float(exact.log_evidence)
     elif example == "benes":
-        exact = exact_benes(y, times=times, cov=1e-4)
+        exact = benes_filter(y, times=times, cov=1e-4)
         found["exact_log_evidence"] = float(exact.log_evidence)
     if truth is not None:
         at = [min(range(len(times)), key=lambda i: abs(times[i] - t)) for t in post.times.tolist()]

@@ -1,43 +1,52 @@
 """State-space models and their filters: path-integral, classical, exact.
 
-`StateSpace` states a model, `particle_filter` filters a record, `ParticleFilter` a stream; `kalman`
-and its relatives give the same answers where they can.
+`StateSpace` states a model, `particle_filter` filters a series of measurements, `ParticleFilter` a
+stream; `kalman` and its relatives give the same answers where they can. The model itself lives in
+`redrift.statespace`, the steering of particles in `redrift.pathintegral`; all that a user needs of
+them is here.
 """
 
-from redrift.filters.diagnostics import WindowChoice, choose_window
-from redrift.filters.exact import benes, grid_filter
+from redrift.filters.exact import benes_filter, grid_filter
 from redrift.filters.kalman import ensemble_kalman, extended_kalman, kalman, unscented_kalman
-from redrift.filters.law import Law
-from redrift.filters.particle import Bootstrap, ParticleFilter, State
-from redrift.filters.pathintegral import Auxiliary, Guided, PathIntegral
+from redrift.filters.particle import Bootstrap, ParticleFilter, particle_filter
+from redrift.filters.plots import plot_posterior, to_arviz
 from redrift.filters.posterior import GaussianPosterior, Posterior
-from redrift.filters.run import particle_filter
-from redrift.filters.sensors import Sensor
-from redrift.filters.space import Euclidean, Space
-from redrift.filters.statespace import Gaussian, StateSpace
+from redrift.filters.window_length import WindowChoice, choose_window
+from redrift.pathintegral import AuxiliaryProposal, GuidedProposal, PathIntegral
+from redrift.statespace import (
+    Euclidean,
+    FilterState,
+    GaussianPrior,
+    ParticleCloud,
+    Sensor,
+    Space,
+    StateSpace,
+)
 
 __all__ = [
-    "Auxiliary",
+    "AuxiliaryProposal",
     "Bootstrap",
     "Euclidean",
-    "Gaussian",
+    "FilterState",
     "GaussianPosterior",
-    "Guided",
-    "Law",
+    "GaussianPrior",
+    "GuidedProposal",
+    "ParticleCloud",
     "ParticleFilter",
     "PathIntegral",
     "Posterior",
     "Sensor",
     "Space",
-    "State",
     "StateSpace",
     "WindowChoice",
-    "benes",
+    "benes_filter",
     "choose_window",
     "ensemble_kalman",
     "extended_kalman",
     "grid_filter",
     "kalman",
     "particle_filter",
+    "plot_posterior",
+    "to_arviz",
     "unscented_kalman",
 ]

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from redrift._core.errors import whole
 from redrift.filters.posterior import GaussianPosterior
-from redrift.filters.record import Data, read
-from redrift.filters.sensors import Reading
-from redrift.filters.statespace import Gaussian, StateSpace
+from redrift.statespace.dataset import Data, read_dataset
+from redrift.statespace.model import StateSpace
+from redrift.statespace.observation import stacked
+from redrift.statespace.prior import GaussianPrior
 
 
 def grid_filter(
@@ -26,7 +27,7 @@ def grid_filter(
 ) -> GaussianPosterior:
     """Filter a one-dimensional model on a grid of states: exact for its time grid, to quadrature.
 
-    The law is kept by its values at equally spaced points; a step multiplies by the dense Gaussian
+    The density is kept by its values at equally spaced points; a step multiplies by the dense Gaussian
     kernel. Take low and high beyond all mass, and a spacing below the step's and the sensors'
     standard deviation.
 
@@ -42,37 +43,31 @@ def grid_filter(
         Means and variances at every time, and the log-evidence.
 
     Raises:
-        ValueError: if d is not 1.
+        ValueError: if d is not 1, the space is curved or the start is not Gaussian.
 
     Cost:
         points^3 per kind of interval between measurements, points^2 per measurement.
     """
     if model.dim != 1:
         raise ValueError(f"grid_filter is for one dimension, the model has {model.dim}.")
-    record = read(model, y, times)
+    if not model.space.flat:
+        raise ValueError("grid_filter adds states, but the space is curved: use particle_filter.")
+    data = read_dataset(model, y, times)
     x = torch.linspace(low, high, whole("points", points, least=3), dtype=torch.float64)
-    p = _first(model, x).expand(record.batch, -1)
-    log_z, kernels = record.y.new_zeros(record.batch), {}
+    p = _first(model, x).expand(data.batch, -1)
+    log_z, kernels = data.y.new_zeros(data.batch), {}
     means, variances, now = [], [], model.start
-    for k, until in enumerate(record.clock):
+    at = x.reshape(1, 1, -1, 1).expand(1, data.batch, -1, 1)
+    for k, until in enumerate(data.times):
         steps = model.grid(now, until)
         key = (len(steps), round(steps[0] - now, 10))
         if key not in kernels:
             kernel = _kernel(model, x, now, steps[0] - now)
             kernels[key] = torch.linalg.matrix_power(kernel, len(steps))
         p, now = p @ kernels[key], until
-        if bool(record.seen(k).any()):
-            t, gap = (record.y.new_tensor(v).reshape(1, 1, 1, 1) for v in (until, record.gap(k)))
-            full = bool(record.seen(k).all())
-            reading = Reading(record.y[None, :, None, k], t, gap, full)
-            sizes = [s.size or 1 for s in model.parts]
-            at = x.reshape(1, 1, -1, 1).expand(1, record.batch, -1, 1)
-            pieces = reading.y.split(sizes, -1)
-            log_l = sum(
-                s.log_likelihood(reading._replace(y=v), at)[0]
-                for s, v in zip(model.parts, pieces, strict=True)
-            )
-            top = log_l.amax(-1, keepdim=True)  # pyright: ignore
+        if bool(data.observed(k).any()):
+            log_l = model.log_likelihood(stacked([data.observation(k)], x), at)[0]
+            top = log_l.amax(-1, keepdim=True)
             p = p * (log_l - top).exp()
             total = p.sum(-1, keepdim=True)
             p, log_z = p / total, log_z + total.log()[:, 0] + top[:, 0]
@@ -80,11 +75,11 @@ def grid_filter(
         means.append(mean)
         variances.append((p * (x - mean.unsqueeze(-1)) ** 2).sum(-1))
     mean, var = torch.stack(means, 1).unsqueeze(-1), torch.stack(variances, 1)[..., None, None]
-    return record.gaussian(mean, var, log_z, None)
+    return GaussianPosterior.of(data, mean, var, log_z)
 
 
 def _first(model: StateSpace, x: Tensor) -> Tensor:
-    if not isinstance(model.initial, Gaussian):
+    if not isinstance(model.initial, GaussianPrior):
         raise ValueError("grid_filter needs a Gaussian first state.")
     m, P = float(model.initial.mean.flatten()[0]), float(model.initial.cov[0, 0])
     p = (-0.5 * (x - m) ** 2 / P).exp()
@@ -100,12 +95,12 @@ def _kernel(model: StateSpace, x: Tensor, t: float, h: float) -> Tensor:
     return kernel / kernel.sum(-1, keepdim=True)
 
 
-def benes(
+def benes_filter(
     y: Tensor, *, times: Tensor | Sequence[float], cov: float, spread: float = 0.25
 ) -> GaussianPosterior:
     r"""Filter Benes' model exactly: dX = tanh X dt + dW, y = X + noise.
 
-    The law stays cosh(x) N(x; m, P) / (e^{P/2} cosh m), where m and P are Kalman's for Brownian
+    The density stays cosh(x) N(x; m, P) / (e^{P/2} cosh m), where m and P are Kalman's for Brownian
     motion: mean m + P tanh m, variance P + P^2 / cosh^2 m. The start is of that form with m = 0, a
     mixture of N(+P, P) and N(-P, P).
 

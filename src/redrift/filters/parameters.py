@@ -16,14 +16,14 @@ from torch import Tensor
 
 from redrift._core.errors import whole
 from redrift._core.rng import normal
-from redrift.filters.particle import Proposal
-from redrift.filters.pathintegral import PathIntegral
-from redrift.filters.run import particle_filter
-from redrift.filters.statespace import StateSpace
+from redrift.filters.particle import particle_filter
+from redrift.pathintegral import PathIntegral
+from redrift.statespace.model import StateSpace
+from redrift.statespace.recursion import Proposal
 
 
 @dataclass(frozen=True, eq=False)
-class Chain:
+class ParameterChain:
     """Hold a chain of parameters.
 
     Attributes:
@@ -50,12 +50,12 @@ def pmmh(
     times: Tensor | Sequence[float] | None = None,
     correlation: float = 0.5,
     generator: torch.Generator | None = None,
-) -> Chain:
+) -> ParameterChain:
     """Draw parameters by particle marginal Metropolis-Hastings: exact for any number of particles.
 
     The filter's seed is kept with a chance `correlation` and drawn anew otherwise, jointly with the
     parameters: two neighbours then share their noise, and the errors of their estimates cancel in
-    part. The proposal of the seed leaves its law invariant, so the chain's law is exact.
+    part. The proposal of the seed leaves its distribution invariant, so the chain is exact.
 
     Args:
         model: parameters (q,) to a model.
@@ -101,7 +101,7 @@ def pmmh(
     if prior == -math.inf:
         raise ValueError("log_prior is -inf at the first parameters: start inside its support.")
     number = seed()
-    level, taken = evidence(theta, number), 0
+    level, accepted = evidence(theta, number), 0
     kept, levels = [], []
     for _ in range(draws):
         step = normal(theta.shape, generator, dtype=theta.dtype)
@@ -111,10 +111,12 @@ def pmmh(
             value = evidence(other, other_number)
             if math.log(max(uniform(), 1e-300)) < value + other_prior - level - prior:
                 theta, number, level, prior = other, other_number, value, other_prior
-                taken += 1
+                accepted += 1
         kept.append(theta)
         levels.append(level)
-    return Chain(torch.stack(kept), torch.tensor(levels, dtype=torch.float64), taken / draws)
+    return ParameterChain(
+        torch.stack(kept), torch.tensor(levels, dtype=torch.float64), accepted / draws
+    )
 
 
 def em(
@@ -129,7 +131,7 @@ def em(
 ) -> list[StateSpace]:
     """Fit F and G G' of a discrete linear model by EM, from smoothed paths.
 
-    E: paths of one window over the whole record, whose weights are all alike. M: the regression
+    E: paths of one window over all data, whose weights are all alike. M: the regression
     F = sum x_k x_{k-1}' (sum x_{k-1} x_{k-1}')^-1 and the mean square of its residuals.
 
     Args:
@@ -138,7 +140,7 @@ def em(
         times: of y.
         sweeps: of EM.
         particles: N.
-        proposal: one window over the record if None.
+        proposal: one window over all data if None.
         generator: or None.
 
     Returns:
@@ -158,7 +160,7 @@ def em(
             model, y, times=times, particles=particles, generator=generator,
             proposal=proposal or PathIntegral(math.inf, math.inf),
         )  # fmt: skip
-        w = post.laws[-1].log_weights[0].exp().reshape(-1, 1, 1)
+        w = post.clouds[-1].log_weights[0].exp().reshape(-1, 1, 1)
         x = post.path.to(w)
         before, after = x[:, :-1], x[:, 1:]
         square = ((w * before).mT @ before).sum(0)

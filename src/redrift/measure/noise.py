@@ -71,12 +71,27 @@ def log_ratio(p: NoiseLaw | None, q: NoiseLaw | None, xi: Tensor, eta: Tensor) -
     chol_p, chol_q = (None if law is None else law.chol for law in (p, q))
     if chol_p is not chol_q:
         white, determinant = whiten(p, xi)
-        return total((eta - white) * (eta + white)) / 2 + log_det(q, xi) - determinant
+        white, eta = white.reshape(len(eta), -1), eta.reshape(len(eta), -1)
+        return white_log_ratio(white, eta, log_det(q, xi)) - determinant
     if p is not None:
         _check(p, xi)
     shift = (torch.zeros_like(xi) if q is None else q.mean) - (0 if p is None else p.mean)
     delta = shift if chol_p is None else solve_root(chol_p, shift, lower=True)
     return -total(delta * (eta + delta / 2))
+
+
+def white_log_ratio(xi: Tensor, eta: Tensor, log_det: Tensor, dim: int = -1) -> Tensor:
+    """Return log N(xi; 0, I) - log N(xi; u, L L') over one axis, where xi = u + L eta.
+
+    Args:
+        xi: noise.
+        eta: the standard normal numbers that it is made of, of the same shape.
+        log_det: log|det L|, without that axis.
+        dim: the axis.
+    """
+    ratio = (eta - xi).mul_(eta + xi)
+    ratio = ratio.squeeze(dim) if ratio.shape[dim] == 1 else ratio.sum(dim)
+    return torch.add(log_det, ratio, alpha=0.5)
 
 
 def total(x: Tensor) -> Tensor:

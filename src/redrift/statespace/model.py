@@ -3,7 +3,7 @@ r"""State-space models, lowered to a time grid on which the filters are exact.
     dX = b(X, t) dt + sigma(X, t) dW  (continuous)      x_{k+1} = f(x_k, t_k) + G eps  (discrete)
 
 become x_{k+1} = f_k(x_k) + G_k(x_k) eps with eps ~ N(0, I_m), m below d allowed. A function b is
-stepped by Euler and Maruyama; a matrix b = A exactly, by the matrix exponential. Noise: sigma is per
+affine_step by Euler and Maruyama; a matrix b = A exactly, by the matrix exponential. Noise: sigma is per
 square root of a unit of time for continuous models, G per step for discrete ones.
 """
 
@@ -12,61 +12,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from redrift._core.errors import choose
 from redrift._core.rng import Generators, normal
-from redrift.filters._jacobian import jacobian
-from redrift.filters.sensors import (
-    Field,
-    Reading,
-    Sensor,
-    positive_root,
-    push,
-    slim,
-    stepped,
-    turned,
-)
-from redrift.filters.space import Euclidean, Space
+from redrift.statespace.cache import Cache
+from redrift.statespace.columns import affine_step, diagonal_form, linear_map, scale_noise
+from redrift.statespace.jacobian import jacobian
+from redrift.statespace.observation import ObservationBatch
+from redrift.statespace.prior import GaussianPrior, Initial, positive_root
+from redrift.statespace.sensor import Field, Sensor
+from redrift.statespace.space import Euclidean, Space
 
 TIMES = ("continuous", "discrete")
 CALCULI = ("ito", "stratonovich")
-
-
-@dataclass(frozen=True, eq=False)
-class Gaussian:
-    """The law N(mean, cov) of the first state, pushed from the point `mean` by noise.
-
-    Args:
-        mean: (d,), or (B, 1, d) for one per data set; a point of the space.
-        cov: (d, d), positive semi-definite: 0 is a known start.
-
-    Example:
-        >>> Gaussian(torch.zeros(2), torch.eye(2)).dim
-        2
-    """
-
-    mean: Tensor
-    cov: Tensor
-    root: Tensor = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Check the covariance."""
-        mean, cov = torch.as_tensor(self.mean), torch.as_tensor(self.cov)
-        object.__setattr__(self, "mean", mean)
-        object.__setattr__(self, "cov", cov)
-        object.__setattr__(self, "root", positive_root("initial cov", cov, semi=True))
-
-    @property
-    def dim(self) -> int:
-        """Return d."""
-        return self.cov.shape[-1]
-
-
-Initial = Gaussian | Callable[..., Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,10 +36,11 @@ class StateSpace:
     """Describe a hidden state and its sensors.
 
     Args:
-        initial: a `Gaussian`, or sample(shape, generator=) -> states (*shape, d), at time `start`.
+        initial: a `GaussianPrior`, or sample(shape, generator=) -> states (*shape, d), at time `start`.
         drift: b(x, t), or the matrix A (d, d) of b = A x + offset; for time="discrete" the mean
-            f(x, t) of the next state or the matrix F of f = F x + offset. t broadcasts against
-            x[..., :1]. For parameter sets, tensors inside broadcast against (B, 1, d).
+            f(x, t) of the next state or the matrix F of f = F x + offset. t is a number or a tensor
+            (..., 1) that broadcasts against tangent vectors (..., d). For parameter sets, tensors
+            inside broadcast against (B, 1, d).
         scale: sigma or G: a number (times the identity), (d, m), or a function (x, t) ->
             (..., d, m). Per square root of a unit of time; per step for time="discrete".
         dt: longest step; the step itself for time="discrete".
@@ -94,7 +57,7 @@ class StateSpace:
         ValueError: if shapes do not fit or a covariance is not one.
 
     Example:
-        >>> prior = Gaussian(torch.zeros(1), torch.eye(1))
+        >>> prior = GaussianPrior(torch.zeros(1), torch.eye(1))
         >>> model = StateSpace(prior, -torch.eye(1), 1.0, 0.1, Sensor(torch.eye(1), 0.01))
         >>> x, y = model.simulate([0.5, 1.0], batch=3, generator=torch.Generator().manual_seed(0))
         >>> y.shape
@@ -114,13 +77,8 @@ class StateSpace:
     start: float = 0.0
     dim: int = 0
     _measured: int = field(default=0, repr=False, init=False)
-    _steps: dict[float, tuple[Tensor, Tensor, Tensor]] = field(
-        default_factory=dict, repr=False, init=False
-    )
-    _moves: dict[float, tuple[Tensor, Tensor | None]] = field(
-        default_factory=dict, repr=False, init=False
-    )
-    cache: dict[Any, Any] = field(default_factory=dict, repr=False, init=False)
+    _cache: Cache = field(default_factory=Cache, repr=False, init=False)
+    windows: Cache = field(default_factory=lambda: Cache(64), repr=False, init=False)
 
     def __post_init__(self) -> None:
         """Check what can be checked without data."""
@@ -135,7 +93,7 @@ class StateSpace:
             raise ValueError("the model has no sensor: give sensors=Sensor(h, cov) or log_obs=.")
         object.__setattr__(self, "sensors", sensors)
         object.__setattr__(self, "_measured", sum(sensor.size or 1 for sensor in sensors))
-        dim = self.initial.dim if isinstance(self.initial, Gaussian) else self.dim
+        dim = self.initial.dim if isinstance(self.initial, GaussianPrior) else self.dim
         if dim < 1:
             raise ValueError("initial is a function: state dim=, the number of coordinates.")
         object.__setattr__(self, "dim", dim)
@@ -144,6 +102,10 @@ class StateSpace:
     def _check_shapes(self, d: int) -> None:
         if isinstance(self.drift, Tensor) and self.drift.shape[-2:] != (d, d):
             raise ValueError(f"drift has shape {tuple(self.drift.shape)}, expected ({d}, {d}).")
+        if isinstance(self.drift, Tensor) and not self.space.flat:
+            raise ValueError(
+                "drift is a matrix, but the space is curved: give a function of points."
+            )
         if isinstance(self.scale, Tensor) and self.scale.ndim != 0:  # noqa: SIM102
             if self.scale.ndim < 2 or self.scale.shape[-2] != d:
                 raise ValueError(
@@ -174,32 +136,59 @@ class StateSpace:
         return (
             isinstance(self.drift, Tensor)
             and not callable(self.scale)
-            and isinstance(self.initial, Gaussian)
+            and isinstance(self.initial, GaussianPrior)
             and self.space.flat
             and all(s.linear for s in self.parts)
         )
+
+    @cached_property
+    def affine(self) -> bool:
+        """Say whether a step is F x + offset + G eps, the same for all states."""
+        return isinstance(self.drift, Tensor) and not callable(self.scale) and self.space.flat
 
     def advance(self, x: Tensor, t: Tensor | float, h: Tensor | float) -> Tensor:
         """Return f(x), the next state without noise: a point of the space.
 
         Args:
             x: states (..., *point).
-            t: time, a number or a tensor that broadcasts against x[..., :1].
+            t: time, a number or a tensor that broadcasts against tangent vectors (..., d).
             h: length of the step, likewise.
+
+        Raises:
+            ValueError: if drift returns another shape than it should, on a space of matrices.
         """
         if isinstance(self.drift, Tensor):
             if isinstance(h, Tensor):
                 h = float(h.flatten()[0])
             F, offset, _ = self.matrices(h, x)
-            moved = turned(x, F)
+            moved = linear_map(x, F)
             return moved if self.offset is None else moved + offset
         clock = torch.as_tensor(t, dtype=x.dtype, device=x.device)
+        v = self.drift(x, clock) if self.space.axes == 1 else self._drift_of_points(x, clock)
         if self.time == "discrete":
-            return self.drift(x, clock)
-        v = self.drift(x, clock)
+            return v
         if self.calculus == "stratonovich" and callable(self.scale):
             v = v + self._correction(self.scale, x, clock)
         return self.space.retract(x, v * h)
+
+    def _drift_of_points(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the drift at points that are not vectors, its shape checked."""
+        lead = x.shape[: x.ndim - self.space.axes]
+        expected = x.shape if self.time == "discrete" else (*lead, self.dim)
+        try:
+            v = self.drift(x, t)  # pyright: ignore[reportCallIssue]
+            if torch.broadcast_shapes(v.shape, expected) == torch.Size(expected):
+                return v
+            came: str | RuntimeError = f"it returned shape {tuple(v.shape)}"
+        except RuntimeError as error:
+            if t.ndim == 0:
+                raise
+            came = error
+        raise ValueError(
+            f"drift(x, t) with x of shape {tuple(x.shape)} and t of shape {tuple(t.shape)}: {came}; "
+            f"expected {tuple(expected)}. t broadcasts against tangent vectors (..., d): beside "
+            f"points write t.reshape(*t.shape, {', '.join(['1'] * (self.space.axes - 1))})."
+        )
 
     def root(self, x: Tensor, t: Tensor | float, h: Tensor | float) -> Tensor:
         """Return G, (d, m) or (..., d, m): noise eps moves the state by G eps."""
@@ -213,40 +202,46 @@ class StateSpace:
             return self.scale(x, clock) * unit
         return self._constant(x) * unit
 
+    def noise_size(self, x: Tensor, t: float, h: float) -> int:
+        """Return m, how many numbers of noise a step takes."""
+        return self._cache.keep("m", lambda: self.root(x, t, h).shape[-1])
+
     def step(self, x: Tensor, t: float, h: float, z: Tensor) -> Tensor:
         """Return the next states (B, N, *point) with the model's own noise z (m, B, N)."""
-        if isinstance(self.drift, Tensor) and not callable(self.scale) and self.space.flat:
-            F, offset, G = self.matrices(h, x)
-            if F.ndim == 2 and G.ndim == 2:
-                x = stepped(x, z, *self._move(h, F, G))
+        if self.affine:
+            F, offset, G = self._cache.keep(
+                ("step", round(h, 12), x.dtype, x.device), self._affine, h, x
+            )
+            if F is not None:
+                x = affine_step(x, z, F, G)
                 return x if self.offset is None else x + offset
         return self.space.retract(
-            self.advance(x, t, h), push(self.root(x, t, h), z.permute(1, 2, 0))
+            self.advance(x, t, h), scale_noise(self.root(x, t, h), z.permute(1, 2, 0))
         )
 
-    def _move(self, h: float, F: Tensor, G: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return F and G of a step of length h as `stepped` has them, kept without gradient."""
+    def _affine(self, h: float, like: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        """Return F, offset and G as `affine_step` takes them; F is None if there are several."""
+        F, offset, G = self.matrices(h, like)
+        if F.ndim > 2 or G.ndim > 2:
+            return None, offset, G
         if F.requires_grad or G.requires_grad:
-            return F, G
-        key = h if h in self._moves else round(h, 12)
-        found = self._moves.get(key)
-        if found is None or found[0].dtype != F.dtype or found[0].device != F.device:
-            self._moves[key] = found = slim(F, G)
-        return found
+            return F, offset, G
+        F, G = diagonal_form(F, G)
+        return F, offset, G
 
-    def shares(self, reading: Reading) -> list[Reading]:
+    def shares(self, obs: ObservationBatch) -> list[ObservationBatch]:
         """Return each sensor's share of measurements."""
         if len(self.parts) == 1:
-            return [reading]
-        pieces = reading.y.split([s.size or 1 for s in self.parts], -1)
-        return [reading._replace(y=y) for y in pieces]
+            return [obs]
+        pieces = obs.y.split([s.size or 1 for s in self.parts], -1)
+        return [obs._replace(y=y) for y in pieces]
 
-    def log_likelihood(self, reading: Reading, at: Tensor) -> Tensor:
+    def log_likelihood(self, obs: ObservationBatch, at: Tensor) -> Tensor:
         """Return l of measurements (..., B, N), over all sensors, at states (..., B, N, *point)."""
         first, *rest = self.parts
         if not rest:
-            return first.log_likelihood(reading, at)
-        each = zip(self.parts, self.shares(reading), strict=True)
+            return first.log_likelihood(obs, at)
+        each = zip(self.parts, self.shares(obs), strict=True)
         return sum((s.log_likelihood(r, at) for s, r in each), start=at.new_zeros(()))
 
     def matrices(self, h: float, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -254,16 +249,7 @@ class StateSpace:
 
         Continuous models by the block exponential of Van Loan (1978): exact for every h.
         """
-        key = h if h in self._steps else round(h, 12)
-        if key not in self._steps:
-            made = self._matrices(h, like)
-            if any(m.requires_grad for m in made):
-                return made
-            self._steps[key] = made
-        F, offset, G = found = self._steps[key]
-        if F.dtype == like.dtype and F.device == like.device:
-            return found
-        return F.to(like), offset.to(like), G.to(like)
+        return self._cache.keep((round(h, 12), like.dtype, like.device), self._matrices, h, like)
 
     def _matrices(self, h: float, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if not isinstance(self.drift, Tensor):
@@ -292,17 +278,23 @@ class StateSpace:
         return scale * eye if scale.ndim == 0 else scale
 
     def _correction(self, scale: Field, x: Tensor, t: Tensor) -> Tensor:
-        """Return sum_i (D sigma_i) sigma_i / 2, the drift that Ito's calculus adds."""
+        """Return sum_i (D sigma_i) sigma_i / 2 (..., d), the drift that Ito's calculus adds.
+
+        Derivatives are along the space, in coordinates around x.
+        """
         columns = scale(x, t)
-        total = torch.zeros_like(x)
+        total = origin = x.new_zeros(*x.shape[: x.ndim - self.space.axes], self.dim)
         for i in range(columns.shape[-1]):
-            _, slope = jacobian(lambda p: scale(p, t)[..., i], x)  # noqa: B023
+            _, slope = jacobian(
+                lambda xi: scale(self.space.retract(x, xi), t)[..., i],  # noqa: B023
+                origin,
+            )
             total = total + (slope @ columns[..., i].unsqueeze(-1)).squeeze(-1) / 2
         return total
 
     def draw(self, batch: int, n: int, generator: Generators, like: Tensor) -> Tensor:
         """Return first states (batch, n, *point)."""
-        if isinstance(self.initial, Gaussian):
+        if isinstance(self.initial, GaussianPrior):
             z = normal((batch, n, self.dim), generator, dtype=like.dtype, device=like.device)
             return self.space.retract(
                 self.initial.mean.to(like), z @ self.initial.root.to(like).mT
@@ -352,9 +344,9 @@ class StateSpace:
                 x, now = self.space.retract(self.advance(x, now, h), move), then
             states.append(x[:, 0])
             t = torch.tensor(until).double()
-            gap = torch.tensor(until - before).double()
+            interval = torch.tensor(until - before).double()
             noise = normal((batch, 1, self.measured), generator, dtype=torch.float64)
             pieces = noise.split([s.size or 1 for s in self.parts], -1)
-            y = [s.draw(x, t, gap, p) for s, p in zip(self.parts, pieces, strict=True)]
+            y = [s.draw(x, t, interval, p) for s, p in zip(self.parts, pieces, strict=True)]
             data.append(torch.cat(y, -1)[:, 0])
         return torch.stack(states, 1), torch.stack(data, 1)

@@ -7,20 +7,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from redrift.filters.space import Euclidean, Space, covariance
+from redrift.measure import effective_share
+from redrift.statespace.space import Euclidean, Space, covariance
 
 
-class Law(NamedTuple):
-    """Hold the filter's law at one time, of B data sets and N particles.
+class ParticleCloud(NamedTuple):
+    """Hold the filtering distribution at one time: N weighted particles for each of B data sets.
 
     Attributes:
         time: when.
         particles: (B, N, *point).
         log_weights: normalised, (B, N).
         log_evidence: log p of all measurements so far (B,).
-        start: log-weights in the look-ahead (B, n), of which `start_ess` is made.
+        first_stage: log-weights in the look-ahead (B, n), of which `look_ahead_ess` is made.
         ancestors: index of each particle's ancestor there (B, N), or None.
-        calm: Rao-Blackwell states (B, N, *point) whose weighted mean is the mean, or None.
+        noise_free: Rao-Blackwell states (B, N, *point) whose weighted mean is the mean, or None.
         lags: fixed-lag means (W + 1, B, *point) and variances (W + 1, B, d) at `lag_times`, or None.
         lag_times: grid times of the window.
         lost: states that were not finite and have weight 0, in all.
@@ -30,9 +31,9 @@ class Law(NamedTuple):
     particles: Tensor
     log_weights: Tensor
     log_evidence: Tensor
-    start: Tensor
+    first_stage: Tensor
     ancestors: Tensor | None = None
-    calm: Tensor | None = None
+    noise_free: Tensor | None = None
     lags: tuple[Tensor, Tensor] | None = None
     lag_times: tuple[float, ...] = ()
     lost: int = 0
@@ -41,7 +42,7 @@ class Law(NamedTuple):
     @property
     def mean(self) -> Tensor:
         """Return the filter's mean (B, *point)."""
-        x = self.particles if self.calm is None else self.calm
+        x = self.particles if self.noise_free is None else self.noise_free
         return self.space.mean(x, self.log_weights.exp())
 
     @property
@@ -53,15 +54,15 @@ class Law(NamedTuple):
     @property
     def ess(self) -> Tensor:
         """Return the effective sample size (B,) as a fraction of N."""
-        return effective(self.log_weights)
+        return effective_share(self.log_weights.exp())
 
     @property
-    def start_ess(self) -> Tensor:
+    def look_ahead_ess(self) -> Tensor:
         """Return the effective share of the particles in the look-ahead (B,); 1 if there was none."""
-        return share_of(self.start.softmax(-1))
+        return effective_share(self.first_stage.softmax(-1))
 
     @property
-    def unique(self) -> Tensor:
+    def distinct_ancestors(self) -> Tensor:
         """Return how many different ancestors the particles have (B,)."""
         n = self.log_weights.shape[-1]
         if self.ancestors is None:
@@ -80,16 +81,6 @@ class Law(NamedTuple):
         return weighted_quantile(x, self.log_weights, q)
 
 
-def effective(log_w: Tensor) -> Tensor:
-    """Return (sum w)^2 / (N sum w^2) over N for normalised log-weights (..., N)."""
-    return share_of(log_w.exp())
-
-
-def share_of(w: Tensor) -> Tensor:
-    """Return (sum w)^2 / (N sum w^2) over N for weights (..., N) that sum to 1."""
-    return torch.linalg.vecdot(w, w).mul(w.shape[-1]).reciprocal().clamp(max=1)
-
-
 def weighted_quantile(x: Tensor, log_w: Tensor, q: float) -> Tensor:
     """Return the q-quantile of each coordinate of states (..., N, d) with weights (..., N).
 
@@ -106,7 +97,7 @@ def weighted_quantile(x: Tensor, log_w: Tensor, q: float) -> Tensor:
 
 def select(x: Tensor, index: Tensor) -> Tensor:
     """Return x (B, N, *point) at index (B, n)."""
-    if x.ndim == 3 and x.shape[-1] > 1:  # by coordinate in memory, see `sensors.turned`
+    if x.ndim == 3 and x.shape[-1] > 1:  # by coordinate in memory, see `columns`
         at = index.expand(x.shape[-1], *index.shape)
         return x.permute(2, 0, 1).gather(2, at).permute(1, 2, 0)
     at = index.reshape(*index.shape, *[1] * (x.ndim - 2))

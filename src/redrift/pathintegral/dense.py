@@ -15,15 +15,17 @@ from operator import sub
 import torch
 from torch import Tensor
 
-from redrift.filters.forward import Walk, add_data
-from redrift.filters.guide import Guide, Window, backward, linearise
-from redrift.filters.statespace import Gaussian
+from redrift.measure.noise import white_log_ratio
+from redrift.pathintegral.forward import Paths, add_data
+from redrift.pathintegral.twisting import TwistingFunction, backward, linearise
+from redrift.pathintegral.window import Window
+from redrift.statespace.prior import GaussianPrior
 
 FEW = 1000  # paths
 
 
 @dataclass(frozen=True, eq=False)
-class Block:
+class WindowBlock:
     """Hold the steps first .. first + steps of a window as matrices.
 
     Attributes:
@@ -40,7 +42,7 @@ class Block:
 
 
 @dataclass(frozen=True, eq=False)
-class Dense:
+class WindowMatrices:
     """Hold a window as matrices.
 
     Attributes:
@@ -48,27 +50,29 @@ class Dense:
         data: from measurements to what they add to states and noise, (W d + W m, J p), and what is
             added without them, (W d + W m, 1).
         slope: from measurements to eta at the start, (J p, d), and eta without them (d,).
-        guide: of data that are all zero: holds Lam, and the determinants.
+        psi: of data that are all zero: holds Lam, and the determinants.
+        rows: the measurements side by side, (B, J p).
     """
 
-    blocks: tuple[Block, ...]
+    blocks: tuple[WindowBlock, ...]
     data: tuple[Tensor, Tensor]
     slope: tuple[Tensor, Tensor]
-    guide: Guide
+    psi: TwistingFunction
+    rows: Tensor
 
-    def steer(self, rows: Tensor) -> Guide:
-        """Return the guide for measurements (B, J p): only psi at the start serves."""
-        slope = torch.addmm(self.slope[1], rows, self.slope[0]).unsqueeze(1)
-        return replace(self.guide, slope=slope)
+    def steer(self) -> TwistingFunction:
+        """Return psi of the measurements: only its value at the start serves."""
+        slope = torch.addmm(self.slope[1], self.rows, self.slope[0]).unsqueeze(1)
+        return replace(self.psi, slope=slope)
 
-    def walk(
-        self, window: Window, rows: Tensor, x: Tensor, z: Tensor, calm: Tensor | None = None
-    ) -> Walk:
-        """Do what `forward.walk` does under the window's own guide, by matrix products."""
+    def simulate_paths(
+        self, window: Window, x: Tensor, z: Tensor, noise_free: Tensor | None = None
+    ) -> Paths:
+        """Do what `forward.simulate_paths` does under the window's own psi, by matrix products."""
         W, (B, N, d), m = window.steps, x.shape, z.shape[-1]
         z = z.permute(0, 3, 1, 2)  # by step and coordinate, as `draw_noise` laid it
         fed = z.reshape(W * m, B * N)
-        added = torch.addmm(self.data[1], self.data[0], rows.mT)
+        added = torch.addmm(self.data[1], self.data[0], self.rows.mT)
         path = x.new_empty((W + 1) * d, B, N)
         path[:d] = x.permute(2, 0, 1)
         path[d:] = added[: W * d].unsqueeze(-1)
@@ -82,22 +86,20 @@ class Dense:
             )
             noise[i * m : j * m].addmm_(block.noise[0], at).addmm_(block.noise[1], inner)
         path, eps = path.view(W + 1, d, B, N), eps.view(W, m, B, N)
-        ratio = (z - eps).mul_(z + eps)
-        ratio = ratio.squeeze(1) if m == 1 else ratio.sum(1)
-        gain = torch.add(self.guide.log_det, ratio, alpha=0.5)
+        increments = white_log_ratio(eps, z, self.psi.log_det, dim=1)
         path, eps = path.permute(0, 2, 3, 1), eps.permute(0, 2, 3, 1)
-        gain = add_data(gain, window, window.log_likelihood(path))
+        increments = add_data(increments, window, window.log_likelihood(path))
         end = path[-1]
-        if calm is not None:
-            end = calm
+        if noise_free is not None:
+            end = noise_free
             for block in self.blocks:
                 j = block.first + block.steps
                 end = end @ block.states[0][-d:].mT
                 end = end + added[(j - 1) * d : j * d].mT.unsqueeze(1)
-        return Walk(path, gain, end, eps)
+        return Paths(path, increments, end, eps)
 
 
-def dense(window: Window, like: Tensor, twist: bool, size: int) -> Dense:
+def make_matrices(window: Window, like: Tensor, twist: bool, size: int) -> WindowMatrices:
     """Build the matrices of a linear window whose measurements are complete.
 
     The recursions are run on unit vectors: data through the backward pass, start and noise
@@ -110,21 +112,21 @@ def dense(window: Window, like: Tensor, twist: bool, size: int) -> Dense:
         size: steps of a block.
     """
     model, d, W = window.model, window.model.dim, window.steps
-    if window.reading is None:
+    if window.obs is None:
         count, unit = 0, None
     else:
         J, p = len(window.places), model.measured
         count = J * p
         rows = torch.cat([_eye(count, like), like.new_zeros(1, count)])
-        unit = window.reading._replace(y=rows.reshape(-1, J, 1, p).movedim(0, 1))
+        unit = window.obs._replace(y=rows.reshape(-1, J, 1, p).movedim(0, 1))
     probe = Window(model, window.times, window.places, unit)
-    chain = linearise(window, like.new_zeros(W + 1, count + 1, 1, d))
-    found = backward(probe, like.new_zeros(W + 1, count + 1, 1, d), chain, twist)
+    steps = linearise(window, like.new_zeros(W + 1, count + 1, 1, d))
+    found = backward(probe, like.new_zeros(W + 1, count + 1, 1, d), steps, twist)
     gain = found.gain.expand(W, count + 1, 1, -1)[:, :, 0]
     slope = found.slope.expand(count + 1, 1, d)[:, 0]
     m = gain.shape[-1]
-    F, G, feedback = chain.F[:, 0, 0], chain.G[:, 0, 0], found.feedback[:, 0, 0]
-    a = chain.a[:, 0, 0]
+    F, G, feedback = steps.F[:, 0, 0], steps.G[:, 0, 0], found.feedback[:, 0, 0]
+    a = steps.a[:, 0, 0]
     blocks, states, pulls = [], [], []
     for first in range(0, W, size):
         s = min(size, W - first)
@@ -143,54 +145,50 @@ def dense(window: Window, like: Tensor, twist: bool, size: int) -> Dense:
                 store.append(value)
         both = [torch.cat(v, -1).mT.contiguous() for v in (ends, noises)]
         blocks.append(
-            Block(first, s, *((v[:, :d].contiguous(), v[:, d:].contiguous()) for v in both))
+            WindowBlock(first, s, *((v[:, :d].contiguous(), v[:, d:].contiguous()) for v in both))
         )
     data, rest = _affine(torch.cat([*states, *pulls], -1))
     still = replace(found, base=found.base[:1, :1], value=found.value.new_zeros(1, 1))
     pair = (data.mT.contiguous(), rest.unsqueeze(-1))
-    return Dense(tuple(blocks), pair, _affine(slope), still)
+    return WindowMatrices(tuple(blocks), pair, _affine(slope), still, like)
 
 
-def prepared(window: Window, like: Tensor, twist: bool, paths: int) -> Dense | None:
-    """Return the matrices of a window, kept with its model by its shape, or None if it has none.
+def matrices_of(
+    window: Window, like: Tensor, twist: bool, batch: int, particles: int
+) -> WindowMatrices | None:
+    """Return a window as matrices, kept with its model by its shape, or None if it has none.
 
     For few paths, where an operation costs more than its numbers, blocks are longer.
     """
     if not _plain(window):
         return None
-    cache = window.model.cache
     steps = tuple(map(round, map(sub, window.times[1:], window.times), repeat(10)))
-    gaps = ()
-    if window.reading is not None and any(s.kind == "increment" for s in window.model.parts):
-        gaps = tuple(round(float(g), 10) for g in torch.as_tensor(window.reading.gap).flatten())
-    size = max(1, math.isqrt(len(steps))) * (3 if paths < FEW else 1)
+    gaps, obs = (), window.obs
+    if obs is not None and any(s.kind == "increment" for s in window.model.parts):
+        gaps = tuple(round(float(g), 10) for g in torch.as_tensor(obs.interval).flatten())
+    size = max(1, math.isqrt(len(steps))) * (3 if batch * particles < FEW else 1)
     key = (steps, window.places, gaps, twist, size, like.device)
-    if key not in cache:
-        if len(cache) > 64:
-            cache.clear()
-        cache[key] = dense(window, like, twist, size)
-    return cache[key]
-
-
-def rows_of(window: Window, batch: int, like: Tensor) -> Tensor:
-    """Return the measurements side by side, (B, J p)."""
-    if window.reading is None:
-        return like.new_empty(batch, 0)
-    return window.reading.y.squeeze(2).movedim(0, 1).reshape(batch, -1)
+    found = window.model.windows.keep(key, make_matrices, window, like, twist, size)
+    y = like.new_empty(batch, 0) if obs is None else obs.y.squeeze(2).movedim(0, 1)
+    return replace(found, rows=y.reshape(batch, -1))
 
 
 def _plain(window: Window) -> bool:
     """Say whether one set of matrices serves all data sets of a linear window, without gradients."""
     model = window.model
-    if window.reading is not None and not window.reading.full:
+    if not model.linear:
+        return False
+    if window.obs is not None and not window.obs.fully_observed:
         return False
     tensors = [model.drift, model.scale, model.offset]
     tensors += [v for s in model.parts for v in (s.h, s.cov)]
     if any(isinstance(v, Tensor) and (v.ndim > 2 or v.requires_grad) for v in tensors):
         return False
     first = model.initial
-    graph = isinstance(first, Gaussian) and (first.mean.requires_grad or first.cov.requires_grad)
-    return not graph and (window.reading is None or not window.reading.y.requires_grad)
+    graph = isinstance(first, GaussianPrior) and (
+        first.mean.requires_grad or first.cov.requires_grad
+    )
+    return not graph and (window.obs is None or not window.obs.y.requires_grad)
 
 
 def _eye(size: int, like: Tensor) -> Tensor:

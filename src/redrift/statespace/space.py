@@ -62,7 +62,7 @@ class Euclidean:
         return (w.unsqueeze(-2) @ x).squeeze(-2)
 
 
-def moments(space: Space, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+def mean_and_variance(space: Space, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     """Return the weighted mean of points (..., N, *point) and the variances of coordinates around it."""
     mean = space.mean(x, w)
     xi = space.local(mean.unsqueeze(-1 - space.axes), x)

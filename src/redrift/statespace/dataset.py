@@ -1,4 +1,4 @@
-"""A record of measurements: checked, with several sensors' series merged on one clock."""
+"""Measurements of a whole series: checked, with several sensors' series merged on one clock."""
 
 from __future__ import annotations
 
@@ -8,17 +8,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from redrift.filters.posterior import GaussianPosterior
-from redrift.filters.statespace import StateSpace
+from redrift.statespace.model import StateSpace
+from redrift.statespace.observation import Observation
 
 Data = Tensor | Sequence[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
-class Record:
-    """Hold measurements (B, K, p) at times; NaN is missing."""
+class Dataset:
+    """Hold measurements (B, K, p) at K times; NaN is missing.
 
-    clock: tuple[float, ...]
+    Attributes:
+        times: K of them, increasing, after `start`.
+        y: (B, K, p), float64.
+        single: whether y came without a batch axis.
+        start: the time of the model's first state.
+    """
+
+    times: tuple[float, ...]
     y: Tensor
     single: bool
     start: float
@@ -28,32 +35,26 @@ class Record:
         """Return B."""
         return len(self.y)
 
-    def seen(self, k: int) -> Tensor:
+    def observed(self, k: int) -> Tensor:
         """Return which numbers of a measurement are there, (B, p)."""
         return ~self.y[:, k].isnan()
 
-    def whole(self) -> list[bool]:
+    def fully_observed(self) -> list[bool]:
         """Return for each measurement whether nothing is missing in any data set."""
         return (~self.y.isnan()).all(-1).all(0).tolist()
 
-    def gap(self, k: int) -> float:
+    def interval(self, k: int) -> float:
         """Return the time since the measurement before."""
-        return self.clock[k] - (self.clock[k - 1] if k else self.start)
+        return self.times[k] - (self.times[k - 1] if k else self.start)
 
-    def gaussian(
-        self, mean: Tensor, cov: Tensor, log_z: Tensor, gains: tuple[Tensor, ...] | None
-    ) -> GaussianPosterior:
-        """Return Gaussian laws, without the batch axis if y had none."""
-        times = torch.tensor(self.clock, dtype=torch.float64)
-        values = (mean, cov, log_z)
-        if self.single:
-            values = tuple(v[0] for v in values)
-            gains = None if gains is None else tuple(g[0] for g in gains)
-        return GaussianPosterior(times, *values, gains)  # pyright: ignore
+    def observation(self, k: int) -> Observation:
+        """Return measurement k of all data sets."""
+        fully = bool(self.observed(k).all())
+        return Observation(self.times[k], self.y[:, k], self.interval(k), fully)
 
 
-def read(model: StateSpace, y: Data, times: Tensor | Sequence[float] | None) -> Record:
-    """Check a record.
+def read_dataset(model: StateSpace, y: Data, times: Tensor | Sequence[float] | None) -> Dataset:
+    """Check measurements and put them on one clock.
 
     Args:
         model: says how many numbers a measurement has, and when time starts.
@@ -98,7 +99,7 @@ def read(model: StateSpace, y: Data, times: Tensor | Sequence[float] | None) -> 
     if bool(y.isinf().any()):
         at = int(y.isinf().any(-1).any(0).nonzero()[0])
         raise ValueError(f"y is infinite at time {clock[at]:g}: mark missing values by NaN.")
-    return Record(tuple(clock), y.double(), single, float(model.start))
+    return Dataset(tuple(clock), y.double(), single, float(model.start))
 
 
 def _merge(
