@@ -222,11 +222,11 @@ def shown(scores):
 def guarded(row, process, ends, budget):
     """Return the row moved towards the quadratic grid until a network's errors count at most twice DDIM's.
 
-    The bound is on the sum of squares of the responses, for networks of the noise, of v and of the data.
+    The bound is on the sum of squares of the responses, for networks of the noise and of v.
     """
     build, even = builder(row, budget), torch.full((budget,), 1 / budget, dtype=F64)
     grid = rd.timegrid(process, budget, start=ends[0], stop=ends[1])
-    bounds = {p: GAIN * rd.ddim(process, grid).error_gain(p) ** 2 for p in ("eps", "v", "x0")}
+    bounds = {p: GAIN * rd.ddim(process, grid).error_gain(p) ** 2 for p in ("eps", "v")}
     fitted = as_tensor(row)
     for share in torch.linspace(0, 1, 21).tolist():
         fractions = (1 - share) * fitted + share * even
