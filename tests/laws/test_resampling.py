@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 
-from redrift.measure import Weights, resample
+from redrift.measure import Weights, adaptive_resample, effective_share, resample
 
 INF = math.inf
 SCHEMES = ("systematic", "stratified", "multinomial", "residual")
@@ -106,6 +106,73 @@ def test_rows_are_resampled_apart_each_by_its_own_generator(method):
     for row in range(6):
         alone = resample(log_w.reshape(6, 5)[row], 4, method, generator=[seeded(row)])
         assert torch.equal(index.reshape(6, 4)[row], alone)
+
+
+# --- adaptive resampling --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("method", SCHEMES)
+def test_sets_below_the_threshold_are_resampled_and_the_others_are_left_alone(method, normalised):
+    log_w = random(2, 30, 8, seed=1) * torch.linspace(0, 3, 30).double()[:, None]
+    log_w = log_w.log_softmax(-1) if normalised else log_w + 700
+    share, stay = Weights(log_w).ess, torch.arange(8)
+    for threshold in (0.3, 0.5, 0.9):
+        found = adaptive_resample(
+            log_w, threshold, method, seeded(0), normalised=normalised
+        )  # fmt: skip
+        low = share < threshold
+        assert found.sets == int(low.sum())
+        assert 0 < found.sets < 60
+        assert found.ancestors.shape == log_w.shape
+        assert (found.ancestors[~low] == stay).all()
+        assert torch.equal(found.log_w[~low], log_w[~low])
+        # the mean weight stays: so do estimates of a normalising constant
+        torch.testing.assert_close(Weights(found.log_w).log_z, Weights(log_w).log_z)
+        assert (Weights(found.log_w[low]).ess > 1 - 1e-12).all()
+
+
+@pytest.mark.parametrize("method", SCHEMES)
+@pytest.mark.parametrize("normalised", [False, True])
+def test_weighted_means_are_kept_in_expectation(method, normalised):
+    log_w = (SHARES.log() + (0 if normalised else 5)).expand(20_000, -1)
+    found = adaptive_resample(log_w, 0.9, method, seeded(2), normalised=normalised)
+    assert found.sets == 20_000
+    value = torch.arange(6).double() ** 2
+    mean = value[found.ancestors].mean(-1)
+    error = float(mean.std()) / math.sqrt(20_000)
+    assert abs(float(mean.mean() - SHARES @ value)) < 4 * error + 1e-9
+
+
+def test_nothing_happens_at_threshold_zero_and_everything_at_one():
+    log_w = torch.stack(
+        [torch.zeros(5), random(5, seed=3).float(), torch.tensor([0.0] + 4 * [-INF])]
+    )
+    assert adaptive_resample(log_w, 0.0).ancestors is None
+    assert adaptive_resample(log_w, 0.0).log_w is log_w
+    assert adaptive_resample(log_w, 1.0, generator=seeded(0)).sets == 3
+    one_set = adaptive_resample(log_w[2], 0.5, generator=seeded(0))
+    assert one_set.ancestors.tolist() == [0] * 5
+    assert one_set.sets == 1
+    assert adaptive_resample(log_w[:1], 0.99).ancestors is None
+
+
+def test_the_numbers_of_a_set_do_not_depend_on_the_weights_of_others():
+    log_w = random(3, 6, seed=4) * torch.tensor([0.0, 5.0, 5.0]).double()[:, None]
+    even = torch.zeros_like(log_w)
+    own = [seeded(i) for i in range(3)]
+    adaptive_resample(even, 0.5, generator=own, always_draw=True)
+    second = adaptive_resample(log_w, 0.5, generator=own, always_draw=True)
+    for row in (1, 2):
+        alone = seeded(row)
+        adaptive_resample(log_w[row : row + 1], 0.5, generator=[alone], always_draw=True)
+        again = adaptive_resample(log_w[row : row + 1], 0.5, generator=[alone], always_draw=True)
+        assert torch.equal(second.ancestors[row], again.ancestors[0])
+
+
+def test_the_effective_share_is_one_over_n_times_the_sum_of_squares():
+    w = torch.tensor([[0.25] * 4, [0.5, 0.5, 0, 0], [1.0, 0, 0, 0]])
+    assert effective_share(w).tolist() == [1, 0.5, 0.25]
 
 
 # --- weights --------------------------------------------------------------------------------

@@ -1,18 +1,24 @@
 r"""Resampling: ancestors drawn so that particle i has n W_i offspring on average.
 
-All four schemes are unbiased, E[offspring_i] = n W_i with W the normalised weights, and differ in
+`adaptive_resample` is what every engine of particles calls after a step: it resamples the sets whose
+effective sample size has fallen below a share of the particles, and leaves the others as they are.
+
+All four methods are unbiased, E[offspring_i] = n W_i with W the normalised weights, and differ in
 the spread around it. They place n points u in [0, 1) on the cumulated weights: multinomial draws
 them freely, stratified one in each n-th of the interval, systematic all with one common offset;
 residual first gives floor(n W_i) offspring and draws only the rest freely.
 
 Paper: Douc, Cappe and Moulines (2005), Comparison of resampling schemes for particle filtering;
 Gerber, Chopin and Whiteley (2019), Negative association, ordering and convergence of resampling
-methods, arXiv:1707.01845.
+methods, arXiv:1707.01845. Resampling by effective sample size: Liu and Chen (1995), Blind deconvolution
+via sequential imputations.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -103,7 +109,7 @@ def residual(log_w: Tensor, n: int, generator: Generators = None) -> Tensor:
     return torch.where(slots < fixed[:, -1:], given, drawn).reshape(*rows, n)
 
 
-SCHEMES: dict[str, Callable[[Tensor, int, Generators], Tensor]] = {
+METHODS: dict[str, Callable[[Tensor, int, Generators], Tensor]] = {
     "systematic": systematic,
     "stratified": stratified,
     "multinomial": multinomial,
@@ -114,8 +120,122 @@ SCHEMES: dict[str, Callable[[Tensor, int, Generators], Tensor]] = {
 def resample(
     log_w: Tensor, n: int, method: str = "systematic", generator: Generators = None
 ) -> Tensor:
-    """Draw n ancestors (..., n) by the named scheme: a key of `SCHEMES`."""
-    return SCHEMES[choose("method", method, SCHEMES)](log_w, n, generator)
+    """Draw n ancestors (..., n) by the named method: a key of `METHODS`."""
+    return METHODS[choose("method", method, METHODS)](log_w, n, generator)
+
+
+class Resampled(NamedTuple):
+    """Hold what adaptive resampling did to sets of N particles.
+
+    Attributes:
+        log_w: log-weights after it (..., N): equal within a set that was resampled, with the mean
+            weight it had before.
+        ancestors: (..., N) index of the particle that each one now continues, itself in the sets that
+            were left alone; None where no set was resampled.
+        sets: how many sets were resampled.
+    """
+
+    log_w: Tensor
+    ancestors: Tensor | None = None
+    sets: int = 0
+
+
+def adaptive_resample(
+    log_w: Tensor,
+    ess_threshold: float = 0.5,
+    method: str = "systematic",
+    generator: Generators = None,
+    *,
+    always_draw: bool = False,
+    normalised: bool = False,
+) -> Resampled:
+    """Resample the sets of particles whose effective sample size is below a share of the particles.
+
+    Args:
+        log_w: log-weights (..., N), one set of N particles for each index of the leading axes.
+        ess_threshold: resample a set below ess_threshold * N, in [0, 1]: 0 never, 1 always.
+        method: "systematic", "stratified", "multinomial" or "residual".
+        generator: one, one per set of the leading axes, or None.
+        always_draw: draw random numbers for every set even where none is resampled, so that the numbers
+            of a set do not depend on the weights of the others.
+        normalised: the weights of each set are sound and sum to one: nothing is checked, the mean weight
+            is 1 / N to the bit, and systematic offsets are drawn in one operation (other numbers).
+
+    Raises:
+        ValueError: for an unknown method, or (unless normalised) a set without any weight, NaN or +inf.
+
+    Example:
+        >>> log_w = torch.tensor([[0.0, 0.0], [0.0, -50.0]])
+        >>> adaptive_resample(log_w, 0.9).ancestors
+        tensor([[0, 1],
+                [0, 0]])
+    """
+    n = log_w.shape[-1]
+    if normalised:
+        w = log_w.exp()
+    else:
+        require_weight(log_w)
+        w = log_w.detach().softmax(-1)
+    norm = torch.linalg.vector_norm(w, dim=-1)  # 1 / sqrt(N * effective_share)
+    norms, enough = norm.flatten().tolist(), _enough(n, ess_threshold)
+    low = max(norms) > enough
+    if not low and not always_draw:
+        return Resampled(log_w)
+    if normalised:
+        rows = w if w.ndim == 2 else w.reshape(-1, n)
+        drawn = ancestors(rows, n, method, generator)
+        drawn = drawn if w.ndim == 2 else drawn.view(w.shape)
+        mean = torch.full_like(log_w, -math.log(n))
+    else:
+        drawn = resample(log_w, n, method, generator)
+        mean = (log_w.logsumexp(-1, keepdim=True) - math.log(n)).expand_as(log_w)
+    if not low:
+        return Resampled(log_w)
+    if min(norms) > enough:
+        return Resampled(mean, drawn, len(norms))
+    which = norm > enough
+    keep = torch.arange(n, device=drawn.device)
+    drawn = torch.where(which[..., None], drawn, keep)
+    return Resampled(torch.where(which[..., None], mean, log_w), drawn, int(which.sum()))
+
+
+def _enough(n: int, ess_threshold: float) -> float:
+    """Return the norm of normalised weights up to which n particles are kept."""
+    if ess_threshold <= 0:
+        return math.inf
+    return 1 / math.sqrt(n * ess_threshold) if ess_threshold < 1 else -math.inf
+
+
+def check_ess_threshold(value: float) -> float:
+    """Return a threshold of the effective sample size, a share of the particles.
+
+    Raises:
+        ValueError: unless it is in [0, 1].
+    """
+    if not 0 <= value <= 1:
+        raise ValueError(
+            f"ess_threshold must be a share of the particles in [0, 1], got {value}: 0 never "
+            "resamples, 1 always."
+        )
+    return float(value)
+
+
+def effective_share(w: Tensor) -> Tensor:
+    """Return the effective sample size (...) of weights (..., N) that sum to 1, as a share of N.
+
+    It is 1 / (N sum w^2), in [1/N, 1].
+    """
+    return torch.linalg.vecdot(w, w).mul(w.shape[-1]).reciprocal().clamp(max=1)
+
+
+def ancestors(w: Tensor, n: int, method: str, generator: Generators) -> Tensor:
+    """Draw n ancestors (rows, n) by weights (rows, N) known to be finite, with some above 0 in each row.
+
+    They need not sum to 1. Systematic offsets are drawn in one operation, as by `shifts`.
+    """
+    if method == "systematic":
+        return comb(w, n, shifts(w.shape[0], n, w, generator))
+    return resample(w.log(), n, method, generator)
 
 
 def require_weight(log_w: Tensor) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from redrift._core.rng import Generators
-from redrift.measure.resampling import require_weight, resample
+from redrift.measure.resampling import effective_share, require_weight, resample
 from redrift.measure.tail import pareto_k, smooth
 
 K_HAT_LIMIT, ESS_LIMIT = 0.7, 0.01  # beyond these an estimate is not to be trusted
@@ -87,8 +87,7 @@ class Weights:
     @property
     def ess(self) -> Tensor:
         """Return the effective sample size (...) as a fraction of N, in [1/N, 1]."""
-        log_w = self.log_normalised
-        return (-(2 * log_w).logsumexp(-1)).exp().clamp(max=len(self)) / len(self)
+        return effective_share(self.normalised)
 
     @property
     def max_share(self) -> Tensor:
