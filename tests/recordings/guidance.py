@@ -35,7 +35,7 @@ def policies():
         yield f"SCG {n}", g.SCG(rule, candidates=n)
         yield f"SCG of ties {n}", g.SCG(counted, candidates=n, active=(1.0, 0.0), every=2)
     yield "SCG in chunks", g.SCG(rule, candidates=5, max_batch=8)
-    yield "SCG with authority", g.SCG(rule, candidates=4, authority=1.5)
+    yield "SCG with authority", g.SCG(rule, candidates=4, noise_scale=1.5)
     yield "SCG decoded", g.SCG(rule, candidates=4, decode=lambda x: x.flip(1) / 2)
     yield "SCG in segments", g.SCG(rule, candidates=4, segments=g.split((2,), 2))
     yield "SCG in masks", g.SCG(rule, candidates=4, segments=g.Masks(torch.eye(2).bool()))
@@ -43,21 +43,33 @@ def policies():
         for weighted in (False, True):
             yield (
                 f"SVDD {particles} {weighted}",
-                g.SVDD(rule, candidates=3, strength=2.0, particles=particles, weighted=weighted),
+                g.SVDD(
+                    rule,
+                    candidates=3,
+                    inverse_temperature=2.0,
+                    particles=particles,
+                    weighted=weighted,
+                ),
             )
-    yield "SVDD tempered", g.SVDD(rule, candidates=3, temper=1.0)
+    yield "SVDD tempered", g.SVDD(rule, candidates=3, tempering=1.0)
     for potential in ("difference", "max", "sum"):
         for threshold in (0.0, 0.5, 0.9, 2.0):
             yield (
                 f"FK {potential} {threshold}",
-                g.FKSteering(rule, particles=4, potential=potential, threshold=threshold),
+                g.FKSteering(
+                    rule, particles=4, potential=potential, ess_threshold=min(threshold, 1.0)
+                ),
             )
-    yield "FK early", g.FKSteering(rule, particles=4, active=(0.9, 0.3), every=3, temper=0.0)
-    yield "FK best", g.FKSteering(rule, particles=4, end="best")
-    yield "FK with candidates", g.FKSteering(
-        rule, particles=3, candidates=2, select="categorical", threshold=0.9
+    yield "FK early", g.FKSteering(rule, particles=4, active=(0.9, 0.3), every=3, tempering=0.0)
+    yield "FK best", g.FKSteering(rule, particles=4, final="best")
+    yield "FK with candidates", g.Particles(
+        rule, particles=3, proposal=g.Draws(2), selection=g.Categorical(),
+        resampling=g.Resampling(0.9),
     )  # fmt: skip
-    yield "FK greedy", g.FKSteering(rule, particles=3, candidates=2)
+    yield (
+        "FK greedy",
+        g.Particles(rule, particles=3, proposal=g.Draws(2), resampling=g.Resampling()),
+    )
     yield "best of n", g.BestOfN(rule, 4)
     for beams, candidates in ((1, 4), (3, 2), (3, 1)):
         yield f"TreeG {beams} {candidates}", g.TreeG(rule, beams=beams, candidates=candidates)
@@ -74,7 +86,9 @@ def policies():
                 ),
             )
     yield "TreeGSD in chunks", g.TreeGSD(rule, beams=2, candidates=3, max_batch=4)
-    yield "Particles, top and draw", g.Particles(rule, particles=3, candidates=2, across="top")
+    yield "Particles, top and draw", g.Particles(
+        rule, particles=3, proposal=g.Draws(2), selection=g.Beam()
+    )  # fmt: skip
 
 
 def outcome(name, policy, x):
@@ -115,7 +129,7 @@ def outputs():
             if seen:
                 yield f"{kind} {name}, watched", torch.stack(seen)
     lists = [generator(i) for i in range(4)]
-    policy = g.FKSteering(rule, particles=3, threshold=0.8)
+    policy = g.FKSteering(rule, particles=3, ess_threshold=0.8)
     x = rd.sample(
         toy(), plans["ddpm"], shape=(4, 2), dtype=F64, policy=policy, generator=lists, batch_size=2
     )
@@ -146,7 +160,7 @@ def bent(plan):
                     rd.sample(model, solver, shape=(4, 2), dtype=F64, generator=generator(3)),
                 )
         for name in ("DPS", "classifier"):
-            policy = g.TwistedSMC(rule, particles=4, threshold=0.7)
+            policy = g.TwistedSMC(rule, particles=4, ess_threshold=0.7)
             x = rd.sample(
                 models[name], plan, shape=(3, 2), dtype=F64, policy=policy, generator=generator(1)
             )
