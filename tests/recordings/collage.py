@@ -4,6 +4,7 @@ import torch
 
 import redrift as rd
 from redrift import collage as c
+from redrift.denoise.edits import FILLS
 
 VP = rd.VP()
 
@@ -81,19 +82,19 @@ def edits():
         for plan in (None, ddpm):
             kind = f"{predicts} {'deis' if plan is None else 'ddpm'}"
             yield f"{kind} clip", run(graph.denoiser(net(predicts), clip=0.4), graph, plan)
-            for fill in c.inpainting.FILLS:
+            for fill in FILLS:
                 model = graph.denoiser(net(predicts), known=known, mask=mask, fill=fill)
                 yield f"{kind} {fill}", run(model, graph, plan)
             model = graph.denoiser(net(predicts), known=known, mask=mask, clip=0.7)
             yield f"{kind} clip and replacement", run(model, graph, plan)
-    model = c.Inpaint(graph.denoiser(net()), fill="reconstruction", low=0.2)
+    model = rd.denoise.Inpaint(graph.denoiser(net()), fill="reconstruction", low=0.2)
     cond = {"known": torch.stack([known, -known]), "mask": mask.expand(2, 1, 20)}
     yield "known by sample", run(model, graph, cond=cond)
     yield "known by sample, selected", run(
         model, graph, ddpm, cond=cond,
         policy=rd.SCG(lambda x: x.flatten(1).mean(1), candidates=3),
     )  # fmt: skip
-    for fill in c.inpainting.FILLS:
+    for fill in FILLS:
         seen = []
         x = c.outpaint(
             graph, net(), ddpm, batch=2, fill=fill, generator=generator(),

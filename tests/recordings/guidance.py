@@ -149,7 +149,7 @@ def bent(plan):
             "DPS": g.DPS(net, rule, 0.3),
             "DPS, plain loss": g.DPS(net, rule, 0.3, root=False),
             "classifier": g.ClassifierGuidance(net, lambda x, t: -(x - 1).square().sum(1), 0.7),
-            "clamp": g.Clamp(net, lambda x: x.clamp(-0.5, 0.5)),
+            "clamp": rd.denoise.Edited(net, rd.denoise.clip(0.5)),
             "mask": g.MaskRule(mask, 0.25).hard(net),
             "mask of values": g.MaskRule(mask, torch.tensor([0.5, 1.0], dtype=F64)).hard(net),
         }
@@ -179,7 +179,7 @@ def others():
             x = rd.sample(model, plan, shape=(3, *shape), policy=policy, generator=generator())
             name = f"{type(process).__name__} {type(policy).__name__}"
             yield from outcome(name, policy, x)
-        clamp = g.Clamp(model, lambda x: x.clamp(-0.2, 0.2))
+        clamp = rd.denoise.Edited(model, rd.denoise.clip(0.2))
         yield (
             f"{type(process).__name__} clamp",
             rd.sample(clamp, plan, shape=(3, *shape), generator=generator()),

@@ -1,13 +1,13 @@
 """Guidance by rules: policies on a step's law that need no gradient, and wrappers that use one.
 
 `SCG` and its relatives (`SVDD`, `FKSteering`, `TreeG`, `TreeGSD`, `BestOfN`) put the strategies of one
-particle engine together, `Particles`; `DPS`, `ClassifierGuidance` and `Clamp` change the predictions
-instead, so that they also serve deterministic plans. `rules` holds losses for pictures.
+particle engine together, `Particles`; `DPS`, `ClassifierGuidance` and `MaskRule.hard` change the
+predictions instead, so that they also serve deterministic plans. `rules` holds losses for pictures.
 """
 
 from redrift.guidance import rules
 from redrift.guidance.destinations import Destinations
-from redrift.guidance.gradient import DPS, Clamp, ClassifierGuidance, MaskRule
+from redrift.guidance.gradient import DPS, ClassifierGuidance, MaskRule
 from redrift.guidance.loss import Loss, Pooled, as_loss
 from redrift.guidance.particles import Particles
 from redrift.guidance.potential import Potential
@@ -26,7 +26,6 @@ __all__ = [
     "BestOfN",
     "BySegment",
     "Categorical",
-    "Clamp",
     "ClassifierGuidance",
     "Destinations",
     "Draws",
