@@ -1,5 +1,6 @@
 """Samplers of densities: every loss and option of a short fit, samples and weights, baselines, files."""
 
+import dataclasses
 import tempfile
 import warnings
 
@@ -8,7 +9,6 @@ import torch
 import redrift as rd
 from redrift import control as c
 from redrift.control.density import checked
-from redrift.control.steered import steered
 from redrift.process import OrnsteinUhlenbeck
 from redrift.targets import TARGETS, grid9
 
@@ -22,7 +22,21 @@ def parameters(pis):
 
 
 def sampler(**options):
-    return c.PIS(grid9(), **({"steps": 12, "width": 16, "depth": 1} | options))
+    names = ("gradient", "spread", "dtype")
+    net = {name: options.pop(name) for name in names if name in options}
+    return c.PIS(grid9(), **({"steps": 12, "network": c.Network(16, 1, **net)} | options))
+
+
+def fit(pis, iterations, *, samples=None, start=None, refresh=250, own=0.5, search=2, **options):
+    """Fit with options by name: each goes into the object of its concern."""
+    objective, optimiser = pis.objective, pis.optimiser
+    names = {"loss", "batch", "points", "explore", "detach", "recompute"}
+    given = {name: options.pop(name) for name in names & set(options)}
+    objective = dataclasses.replace(objective, **given)
+    given = {name: options.pop(name) for name in {"decay", "lr", "ema"} & set(options)}
+    optimiser = dataclasses.replace(optimiser, **given)
+    buffer = c.Buffer(samples, start=start, refresh=refresh, on_policy=own, moves=search)
+    return pis.fit(iterations, objective=objective, optimiser=optimiser, buffer=buffer, **options)
 
 
 def tell(name, pis, n=64):
@@ -45,12 +59,13 @@ def outputs():
 def fits():
     """Yield short fits of every loss and option."""
     short = {"particles": 200, "generator": None, "check": False}
-    for loss in ("kl", "kl-stl", "lv", "tb", "am", "bm", "match"):
+    for loss in ("kl", "kl-stl", "lv", "tb", "am", "bm", "mixed"):
         pis = sampler(reference=rd.process.Brownian(horizon=20.0))
         options = short | {"generator": generator()}
-        history = pis.fit(6, loss=loss, batch=16, points=96, **options)
-        yield from tell(f"fit {loss}", pis)
-        yield f"fit {loss}, iterations", torch.tensor(history.iterations)
+        history = fit(pis, 6, loss=loss, batch=16, points=96, **options)
+        name = "match" if loss == "mixed" else loss
+        yield from tell(f"fit {name}", pis)
+        yield f"fit {name}, iterations", torch.tensor(history.iterations)
     for name, options in {
         "measured": {},
         "whole covariance": {"full": True},
@@ -63,7 +78,7 @@ def fits():
     }.items():
         pis = sampler(**options)
         rows = []
-        pis.fit(
+        fit(pis, 
             6, points=96, every=2, callback=lambda row, rows=rows: rows.append(row),
             **short | {"generator": generator()},
         )  # fmt: skip
@@ -71,28 +86,28 @@ def fits():
         values = [[row["value"], row["elbo"], row["ess"]] for row in rows]
         yield f"fit {name}, rows", torch.tensor(values, dtype=torch.float64)
     for name, options in {
-        "phases": {"loss": [("match", 0.5), ("kl", 0.5)], "batch": 16},
+        "phases": {"loss": [("mixed", 0.5), ("kl", 0.5)], "batch": 16},
         "two losses": {"loss": ["bm", "lv"], "batch": 16},
         "explored": {"loss": "lv", "explore": 0.3, "batch": 16},
         "refreshed": {"refresh": 2, "own": 0.5, "search": 2},
         "not refreshed": {"refresh": 0},
         "by epochs": {"decay": "epoch", "lr": 1e-2, "ema": 0.0},
         "with second derivatives": {"loss": "kl", "detach": False, "batch": 16},
-        "checkpointed": {"loss": "kl-stl", "checkpointed": True, "batch": 16},
-        "own buffer": {"buffer": grid9().sample(300, generator=generator(3))},
+        "checkpointed": {"loss": "kl-stl", "recompute": True, "batch": 16},
+        "own buffer": {"samples": grid9().sample(300, generator=generator(3))},
         "narrow start": {"start": 2.0},
     }.items():
         pis = sampler()
-        pis.fit(8, **short | {"points": 96, "generator": generator()} | options)
+        fit(pis, 8, **short | {"points": 96, "generator": generator()} | options)
         yield from tell(f"fit {name}", pis)
     paper = c.PIS.paper(grid9(), steps=10)
-    paper.fit(4, batch=16, check=False, generator=generator())
+    fit(paper, 4, batch=16, check=False, generator=generator())
     yield from tell("fit of the paper", paper)
     for name, pis in (
         ("dds", c.dds(grid9(), std=5.0, steps=10)),
         ("dis", c.dis(grid9(), steps=10)),
     ):
-        pis.fit(4, points=96, **short | {"generator": generator()})
+        fit(pis, 4, points=96, **short | {"generator": generator()})
         yield from tell(name, pis)
     with tempfile.TemporaryDirectory() as folder:
         file = f"{folder}/fit.safetensors"
@@ -101,14 +116,14 @@ def fits():
             if total is None:
                 with_stop = Stop(4)
                 try:
-                    pis.fit(
-                        8, points=96, every=4, checkpoint=file, callback=with_stop,
+                    fit(pis, 
+                        8, points=96, every=4, checkpoint=c.Checkpoint(file), callback=with_stop,
                         **short | {"generator": generator()},
                     )  # fmt: skip
                 except KeyboardInterrupt:
                     continue
-            pis.fit(
-                8, points=96, every=4, checkpoint=file, resume=True,
+            fit(pis, 
+                8, points=96, every=4, checkpoint=c.Checkpoint(file, resume=True),
                 **short | {"generator": generator()},
             )  # fmt: skip
             yield from tell("resumed", pis)
@@ -128,7 +143,7 @@ class Stop:
 def samples():
     """Yield what a fitted sampler gives in all its ways."""
     pis = sampler()
-    pis.fit(30, points=240, particles=500, check=False, generator=generator())
+    fit(pis, 30, points=240, particles=500, check=False, generator=generator())
     x, w = pis.sample(40, antithetic=True, batch_size=20, generator=generator())
     yield "antithetic", torch.cat([x, w.log_w[:, None]], 1)
     x, w = pis.sample(6, generator=[generator(i) for i in range(6)])
@@ -144,9 +159,11 @@ def samples():
                    verdict.eubo, verdict.forward_ess, verdict.missed)  # fmt: skip
         yield f"check {given is None}", torch.tensor(figures, dtype=torch.float64)
     for below in (0.0, 0.5, 0.9, 1.0):
-        x, w = steered(pis, 80, below=below, blocks=6, pilot=200, generator=generator())
+        x, w = c.sample_smc(
+            pis, 80, ess_threshold=below, blocks=6, pilot=200, generator=generator()
+        )
         yield f"resampled {below}", torch.cat([x, w.log_w[:, None]], 1)
-    x, w = steered(pis, 80, moves=3, blocks=6, pilot=200, generator=generator())
+    x, w = c.sample_smc(pis, 80, moves=3, blocks=6, pilot=200, generator=generator())
     yield "resampled and moved", torch.cat([x, w.log_w[:, None]], 1)
 
 
@@ -155,11 +172,11 @@ def baselines():
     density = checked(target.log_prob, target.dim), target.score, target.dim
     for name, options in {
         "adaptive": {},
-        "coarse": {"keep": 0.7},
+        "coarse": {"ess_ratio": 0.7},
         "fixed": {"temperatures": 6},
-        "importance": {"temperatures": 6, "resampling": False},
+        "importance": {"temperatures": 6, "ess_threshold": 0.0},
         "double": {"dtype": torch.float64, "loc": 0.5, "scale": 6.0},
-        "moves": {"moves": 1, "leaps": 2},
+        "moves": {"moves": 1, "leapfrog_steps": 2},
     }.items():
         run = c.anneal(*density, 150, **{"scale": 4.0} | options, generator=generator())
         yield f"annealed {name}", torch.cat([run.x.double(), run.weights.log_w[:, None]], 1)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from redrift._core.files import write_atomically
 from redrift.control.nets import Control
+from redrift.control.options import Network
 from redrift.process import Process, from_dict, to_dict
 
 _FORMAT = "redrift-pis-1"
@@ -43,7 +44,7 @@ def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def save(
+def save_sampler(
     path: str | os.PathLike[str],
     net: Control,
     loc: Tensor,
@@ -63,7 +64,7 @@ def save(
     write_atomically(path, lambda target: save_file(tensors, target, metadata))
 
 
-def load(path: str | os.PathLike[str]) -> tuple[int, dict[str, Any], dict[str, Tensor]]:
+def load_sampler(path: str | os.PathLike[str]) -> tuple[int, dict[str, Any], dict[str, Tensor]]:
     """Return the dimension, the arguments of the sampler and the network's weights.
 
     Raises:
@@ -78,8 +79,10 @@ def load(path: str | os.PathLike[str]) -> tuple[int, dict[str, Any], dict[str, T
         "loc": tensors["loc"],
         "scale": tensors["scale"],
         "power": options["power"],
-        "clip": options["clip"],
-        "dtype": weights["last.weight"].dtype,
-    }
-    arguments |= {k: net[k] for k in ("steps", "width", "depth", "gradient", "spread")}
+        "steps": net["steps"],
+        "network": Network(
+            **{name: net[name] for name in ("width", "depth", "gradient", "spread")},
+            clip=options["clip"], dtype=weights["last.weight"].dtype,
+        ),
+    }  # fmt: skip
     return options["dim"], arguments, weights
