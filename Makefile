@@ -28,7 +28,7 @@ test-slow: $(FULL)
 	@$(call timed,$@,$(PYTEST) -n $(WORKERS) -m slow $(ARGS))
 
 test-planted: $(FULL)
-	@$(call timed,$@,$(PYTEST) -m planted tests/planted.py $(ARGS))
+	@$(call timed,$@,$(PYTEST) -m planted tests/planted $(ARGS))
 
 # diffusers and the transformers of its time; the newest pair is what `make test` runs
 DIFFUSERS := 0.31.0/4.49.0 0.35.2/4.57.1

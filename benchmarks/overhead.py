@@ -105,7 +105,7 @@ def outside_a_network(repetitions):
 
     def plan(wants):
         grid = rd.timegrid(process, SHORT)
-        return rd.deis(process, grid, order=2, starter=False, wants=wants)
+        return rd.deis(process, grid, order=2, startup=False, wants=wants)
 
     def drawn(wants):
         rows = plan(wants)
@@ -135,7 +135,7 @@ def outside_a_network(repetitions):
 
 def second_order(steps):
     process = rd.VP()
-    return rd.deis(process, rd.timegrid(process, steps), order=2, starter=False)
+    return rd.deis(process, rd.timegrid(process, steps), order=2, startup=False)
 
 
 def sampled(x, prediction, steps):

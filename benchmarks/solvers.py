@@ -49,8 +49,8 @@ PLANS = {
     "DEIS 4": dict(solver="deis", order=4),
     "DEIS 4, denoised": dict(solver="deis", order=4, end="denoise"),
     "DEIS 4, logsnr": dict(solver="deis", order=4, spacing="logsnr"),
-    "DEIS 4, starter": dict(solver="deis", order=4, starter=True),
-    "DEIS 4, no starter": dict(solver="deis", order=4, starter=False),
+    "DEIS 4, starter": dict(solver="deis", order=4, startup=True),
+    "DEIS 4, no starter": dict(solver="deis", order=4, startup=False),
     "DEIS 4 in rho": dict(solver="deis", order=4, variable="rho"),
     "DEIS 2 in logrho": dict(solver="deis", order=2, variable="logrho"),
     "DEIS 3 in logrho, logsnr": dict(solver="deis", order=3, variable="logrho", spacing="logsnr"),
@@ -61,10 +61,10 @@ PLANS = {
     "RES 2S": dict(solver="res", order=2),
     "RES 3S": dict(solver="res", order=3),
     "RES 2M, lower end": dict(
-        solver="res", order=2, multistep=True, lower_final=True, starter=False
+        solver="res", order=2, multistep=True, lower_final=True, startup=False
     ),
     "RES 2M, corrected, lower end": dict(
-        solver="res", order=2, multistep=True, lower_final=True, starter=False, corrector=True
+        solver="res", order=2, multistep=True, lower_final=True, startup=False, corrector=True
     ),
     "Krogstad": dict(solver="krogstad"),
     "rhoRK kutta3": dict(solver="rho_rk"),

@@ -3,7 +3,7 @@
 import torch
 
 import redrift as rd
-from redrift.collage import chain, corrected, cubemap, grid, ring, seam_ratio
+from redrift.collage import chain, cubemap, grid, ring, seam_ratio
 
 torch.set_num_threads(1)
 
@@ -31,7 +31,7 @@ for counting in ("independent", "average", "kikuchi"):
     )
 
 # Correctors repair what the flow froze in; each costs an evaluation a level.
-better = corrected(plan, 1)
+better = rd.solvers.langevin_corrected(plan, 1)
 print(better)
 
 # The canvas is a denoiser like any other: given the left half, draw the right one.

@@ -1,22 +1,28 @@
 """Fit the default time grids of `rd.best_plan` and write them to src/redrift/solvers/best.json.
 
-The training problems are mixtures of three kinds in several dimensions: narrow, smooth, and with the
-spread of scales that pictures have, without which a grid skips the noise levels where their large
-shapes are decided; and trained networks, which together weigh `--share` of the loss: long grids
-otherwise lean on how smooth exact denoisers are. The loss sees the tail. Held-out problems, printed
-at the end, take no part in the fit; nor do the networks of the benchmark. Every row of the table says
-how it was fitted; of the shipped ones those marked "mixed" are means of fitted curves, weighed after
-a look at the benchmark's networks. Their network `cifar10-fit` is `cifar10.py --seed 1` after
-1.2 million pictures, exported like the shipped one.
+The defaults are exponential Adams plans on the noise with polynomials in the flattened log noise level
+("softlog"); what is fitted is the grid, and the order is chosen. The problems are those that people have:
+
+- mixtures: narrow, smooth, and with the spread of scales that pictures have;
+- the same guided (classifier-free, scales 2 to 14), where high orders on v or x0 blow up;
+- predictions with errors: exact ones with independent noise on the noise (as eps networks err) or on v,
+  measured against the flow without errors;
+- networks: the shipped `textures` (v), and small ones trained as DDPM trains them (`training/ddpm.py`).
+
+The loss sees the tail. Held-out problems, printed at the end, take no part in the fit. Nothing of the
+benchmark does: neither its networks nor its mixtures, scales or seeds. Every row is what the command
+`python training/best_plan.py` wrote.
 """
 
 import argparse
+import contextlib
+import itertools
 import json
 import math
-import re
 import time
 from pathlib import Path
 
+import ddpm
 import numpy as np
 import torch
 
@@ -24,24 +30,38 @@ import redrift as rd
 from redrift._core.files import write_atomically
 from redrift.denoise import GaussianMixture
 from redrift.fitting import Trajectories, distances, fit_grid, follow
-from redrift.solvers.best import _curve
-from redrift.solvers.warp import warped
+from redrift.solvers.best import monotone_curve
+from redrift.solvers.fractions import grid_of_fractions
 
 F64 = torch.float64
-BUDGETS = (5, 6, 8, 10, 12, 15, 20, 30, 50)
-# sigma / alpha at the ends of models in use, discrete VP and EDM, and the scale of their angle
-RANGES = {"vp": (150.0, 0.01), "edm": (80.0, 0.002)}
-ANGLE = {"vp": 1.0, "edm": 0.5}
+BUDGETS = (5, 6, 7, 8, 10, 12, 15, 20, 30, 50)
+# sigma / alpha at the ends of models in use: of pixels, EDM and latents; and the scale of their angle
+RANGES = {"vp": (150.0, 0.01), "edm": (80.0, 0.002), "latent": (14.6, 0.03)}
+SCALE = {"vp": 1.0, "edm": 0.5, "latent": 1.0}
 NARROW, SMOOTH = (0.02, 0.15), (0.15, 0.35)
 SPECTRUM = (0.03, 12.0)  # scales of the coordinates, as of the principal components of pictures
+# components, dimensions, widths, seed
 TRAIN = [(16, 8, NARROW, 11), (40, 32, NARROW, 13), (6, 3, NARROW, 14), (4, 8, SMOOTH, 15),
          (24, 48, SPECTRUM, 16), (12, 32, SPECTRUM, 17)]  # fmt: skip
-HELD_OUT = [(16, 8, NARROW, 21), (16, 8, NARROW, 22), (40, 32, NARROW, 23), (4, 8, SMOOTH, 24),
-            (24, 48, SPECTRUM, 25)]  # fmt: skip
+# a problem and the scale of its guidance
+GUIDED = [((5, 2, NARROW, 31), 2.0), ((5, 2, (0.1, 0.3), 32), 5.0), ((8, 8, SMOOTH, 33), 10.0),
+          ((8, 8, NARROW, 34), 14.0), ((12, 32, SPECTRUM, 35), 4.0),
+          ((12, 24, SPECTRUM, 36), 9.0)]  # fmt: skip
+# a problem, what is predicted and the size of its errors
+ERRING = [((16, 8, NARROW, 51), "eps", 0.004), ((4, 8, SMOOTH, 52), "v", 0.02)]
+HELD_OUT = [(16, 8, NARROW, 21), (40, 32, NARROW, 23), (4, 8, SMOOTH, 24), (24, 48, SPECTRUM, 25)]
+HELD_OUT_GUIDED = [
+    ((5, 2, NARROW, 41), 3.5),
+    ((8, 8, SMOOTH, 43), 12.0),
+    ((12, 24, SPECTRUM, 45), 7.0),
+]
+NETWORKS = ("swiss-linear", "s-curve-cosine", "digits-linear", "textures")
+LARGE_TO = 12  # budgets up to which the largest network takes part
+# of the loss; data with the scales of pictures weigh as much as all others of their kind
+SHARES = {"compact": 0.23, "pictures": 0.23, "guided compact": 0.12, "guided pictures": 0.12,
+          "erring": 0.1, "networks": 0.2}  # fmt: skip
 SMOOTH_FROM, KNOTS = 12, 10  # budgets from which the grid is smooth, and its parameters
-# methods tried: order, c for the corrector (c.4: above that noise level alone), @ the noise level at
-# which the first question is asked
-SHORT, LONG, AHEAD = ("3", "4", "2c"), ("4", "3c"), ("3@22", "4@15", "4@22")
+ORDERS = (2, 3)
 
 
 def mixture(process, components, dim, width, seed):
@@ -63,66 +83,114 @@ def mixture(process, components, dim, width, seed):
     return GaussianMixture(weights, means, std, process)
 
 
+def classes(process, problem):
+    """Return a mixture whose components are classes of their own."""
+    plain = mixture(process, *problem)
+    kinds = torch.arange(len(plain.weights))
+    return GaussianMixture(plain.weights, plain.means, plain.std, process, classes=kinds)
+
+
+def solved(model, first, ends, erring=None):
+    """Return trajectories of a model from its first states; `erring` stands for it in the fit."""
+    process = model.process
+    grid = rd.timegrid(process, 800, "logsnr", start=ends[0], stop=ends[1])
+    with torch.no_grad():
+        last = follow(model, rd.deis(process, grid, order=4, variable="logrho"), first)
+    return Trajectories(erring or model, first, last)
+
+
+def noisy(clean, ends, g):
+    return clean + ends[0] * torch.randn(clean.shape, generator=g, dtype=F64)
+
+
 def trajectories(process, problem, ends, n, seed):
     """Return states of the marginal at the first time and their exact ends."""
     model = mixture(process, *problem)
     g = torch.Generator().manual_seed(seed)
-    clean = model.sample(n, generator=g)
-    first = clean + ends[0] * torch.randn(clean.shape, generator=g, dtype=F64)
-    grid = rd.timegrid(process, 800, "logsnr", start=ends[0], stop=ends[1])
-    with torch.no_grad():
-        last = follow(model, rd.deis(process, grid, order=4, variable="logrho"), first)
-    return Trajectories(model, first, last)
+    return solved(model, noisy(model.sample(n, generator=g), ends, g), ends)
 
 
-def network(name, process, ends, n, seed, device):
-    """Return trajectories of a network under a process whose time is sigma / alpha.
+def guided(process, problem, scale, ends, n, seed):
+    """Return trajectories under classifier-free guidance."""
+    model = classes(process, problem)
+    g = torch.Generator().manual_seed(seed)
+    label = torch.randint(len(model.means), (n,), generator=g)
+    std = model.std[label]
+    clean = model.means[label] + std * torch.randn(std.shape, generator=g, dtype=F64)
+    told = rd.Guided(model, scale, {"label": -1})
+    told = contextlib.ExitStack().enter_context(told.begin(label=label))
+    return solved(told, noisy(clean, ends, g), ends)
 
-    `name` is that of a shipped model or the path of one; `textures` is taken at half its size.
-    """
-    vp = (rd.load if Path(name).suffix else rd.pretrained)(name).to(device)
+
+class Erring(rd.Denoiser):
+    """An exact model whose predictions have errors, the same at every run."""
+
+    def __init__(self, model, predicts, size):
+        super().__init__(model.predict, model.process, predicts)
+        self.model, self.size = model, size
+
+    def predict(self, z, level):
+        seed = torch.Generator().manual_seed(hash(round(math.log(level.sigma), 3)) % 2**31)
+        error = torch.randn(z.shape, generator=seed, dtype=z.dtype)
+        return self.model.ask(z, level, self.predicts) + self.size * error
+
+
+def erring(process, problem, predicts, size, ends, n, seed):
+    """Return the trajectories of an exact model, and the model with errors in its place."""
+    exact = trajectories(process, problem, ends, n, seed)
+    return Trajectories(Erring(exact.model, predicts, size), exact.first, exact.last)
+
+
+def network(name, process, ends, n, seed):
+    """Return trajectories of a network under a process whose time is sigma / alpha."""
+    kind, _, schedule = name.rpartition("-")
+    vp = ddpm.train(kind, schedule) if kind else rd.pretrained(name)
     size = (3, 16, 16) if name == "textures" else tuple(vp.card["shape"])
-    label = (torch.arange(n) % vp.card["classes"]).to(device)
+    told = {"label": torch.arange(n) % vp.card["classes"]} if "classes" in vp.card else {}
+    top = vp.process.interval[0]
 
-    def told(x, t):
-        with vp.begin(label=label) as run:
-            time = run.process.unclock(-t[0].double().log())
+    def predict(x, t):
+        with vp.begin(**told) as run:
+            time = run.process.unclock(-t[0].double().log()).clamp_max(top)
             z = (x * run.process.alpha(time).to(x)).float()
             return run.ask(z, run.process.level(time), "x0").to(x)
 
-    model = rd.Denoiser(told, process, "x0")
+    model = rd.Denoiser(predict, process, "x0")
     g = torch.Generator().manual_seed(seed)
-    first = (ends[0] * torch.randn(n, *size, generator=g, dtype=F64)).to(device)
+    first = ends[0] * torch.randn(n, *size, generator=g, dtype=F64)
     grid = rd.timegrid(process, 200, "logsnr", start=ends[0], stop=ends[1])
     with torch.no_grad():
         last = follow(model, rd.deis(process, grid, order=3, variable="logrho"), first)
     return Trajectories(model, first, last)
 
 
-def problems(process, ends, mixtures, names, n, seed, options):
-    """Return trajectories of mixtures, n each, and of networks, and their weights in the loss."""
-    tasks = [trajectories(process, p, ends, n, seed) for p in mixtures]
-    share = options.share if names else 0.0
-    weights = [(1 - share) / len(tasks)] * len(tasks) + [share / max(len(names), 1)] * len(names)
-    many = options.pictures
-    return tasks + [network(m, process, ends, many, seed, options.device) for m in names], weights
+def problems(process, ends, options, networks=()):
+    """Return the training problems and their weights in the loss."""
+    n, seed = options.samples, 1
+    plain = [(p, trajectories(process, p, ends, n, seed)) for p in TRAIN]
+    steered = [(p, guided(process, p, scale, ends, n, seed)) for p, scale in GUIDED]
+    kinds = {
+        "compact": [task for p, task in plain if p[2] != SPECTRUM],
+        "pictures": [task for p, task in plain if p[2] == SPECTRUM],
+        "guided compact": [task for p, task in steered if p[2] != SPECTRUM],
+        "guided pictures": [task for p, task in steered if p[2] == SPECTRUM],
+        "erring": [erring(process, p, what, size, ends, n, seed) for p, what, size in ERRING],
+        "networks": [network(name, process, ends, options.pictures, seed) for name in networks],
+    }
+    weights = [SHARES[kind] / len(tasks) for kind, tasks in kinds.items() for _ in tasks]
+    return list(itertools.chain(*kinds.values())), weights
 
 
-def method(text):
-    """Return the options of `rd.deis` that a text such as 4, 3c, 3c.4 or 4@22 stands for."""
-    found = re.fullmatch(r"([1-4])(?:(c)([\d.]*))?(?:@([\d.]+))?", text)
-    if not found:
-        raise SystemExit(f"no method {text!r}: say an order such as 4, 3c or 4@22")
-    order, corrector, floor, ahead = found.groups()
-    more = {"corrector": float(floor) if floor else True} if corrector else {}
-    return {"order": int(order), **more, **({"ahead": float(ahead)} if ahead else {})}
+def held_out(process, ends):
+    """Return problems of the same kinds that take no part in the fit."""
+    tasks = [trajectories(process, p, ends, 256, 2) for p in HELD_OUT]
+    return tasks + [guided(process, p, scale, ends, 256, 2) for p, scale in HELD_OUT_GUIDED]
 
 
-def builder(row, budget):
-    """Return the function from process and times to a plan by a row's method."""
-    options = {name: row[name] for name in ("corrector", "ahead") if name in row}
+def builder(order, budget):
+    """Return the function from process and times to a plan."""
     return lambda process, times: rd.deis(
-        process, times, order=min(row["order"], budget), wants="v", starter=False, **options
+        process, times, order=min(order, budget), variable="softlog", startup=False
     )
 
 
@@ -143,88 +211,58 @@ def shown(scores):
     return ", ".join(f"{m:.1e} / {p:.1e}" for m, p in scores)
 
 
-def account(tasks, options):
-    """Return how a row was fitted."""
-    names = [Path(name).stem for name in options.networks] if len(tasks) > len(TRAIN) else []
-    return {"networks": names, "share": options.share, "iterations": options.iterations}
-
-
-def starts_of(budget, known, earlier, kinds):
-    """Return the shares to start from: the even ones, and those known or the curve of the budget before."""
-    starts = [torch.ones(budget, dtype=F64)] if "even" in kinds else []
-    if "known" in kinds and known is not None:
-        starts.append(torch.tensor(known["shares"], dtype=F64))
-    elif "known" in kinds and earlier is not None:
-        curve = _curve(earlier["shares"], np.linspace(0, 1, budget + 1))
-        starts.append(torch.from_numpy(np.diff(curve)))
-    return starts
-
-
-def fit(process, ends, tasks, weights, budget, starts, options):
+def fit(process, ends, tasks, weights, budget, earlier, options):
     """Return the row of the table with the best score on the training problems."""
     found = []
-    usual = AHEAD if options.ahead else SHORT if budget < SMOOTH_FROM else LONG
-    for text in options.methods or usual:
-        build = builder(method(text), budget)
-        for shares in starts:
+    starts = [torch.ones(budget, dtype=F64)]
+    if earlier is not None:
+        curve = monotone_curve(earlier["fractions"], np.linspace(0, 1, budget + 1))
+        starts.append(torch.from_numpy(np.diff(curve)))
+    for order in ORDERS:
+        build = builder(order, budget)
+        for fractions in starts:
             fitted = fit_grid(
-                build, tasks, shares, ends, weights=weights, iterations=options.iterations,
+                build, tasks, fractions, ends, weights=weights, iterations=options.iterations,
                 knots=KNOTS if budget >= SMOOTH_FROM else None,
             )  # fmt: skip
-            scores = score(build, tasks, warped(process, fitted, ends))
-            row = {**method(text), "shares": [round(float(s), 6) for s in fitted]}
-            row["fit"] = account(tasks, options)
+            scores = score(build, tasks, grid_of_fractions(process, fitted, ends))
+            row = {"order": order, "fractions": [round(float(s), 6) for s in fitted]}
             found.append((total(scores, weights), row))
-            print(f"  {budget} {text} {found[-1][0]:.3f}  {shown(scores)}", flush=True)
+            print(f"  {budget} {order} {found[-1][0]:.3f}  {shown(scores)}", flush=True)
     return min(found, key=lambda entry: entry[0])[1]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--iterations", type=int, default=80)
-    parser.add_argument("--samples", type=int, default=96)
-    parser.add_argument(
-        "--resume", action="store_true", help="start from the grids there are, too"
-    )
+    parser.add_argument("--iterations", type=int, default=40)
+    parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--budgets", type=int, nargs="*", default=BUDGETS)
     parser.add_argument("--ranges", nargs="*", default=list(RANGES))
-    parser.add_argument("--networks", nargs="*", default=["textures"],
-                        help="names of shipped models or files, for the range vp")  # fmt: skip
-    parser.add_argument("--share", type=float, default=0.5, help="of the networks in the loss")
-    parser.add_argument("--pictures", type=int, default=24, help="trajectories of each network")
-    parser.add_argument("--methods", nargs="*", help="such as 4, 3c or 4@22, not those tried")
-    parser.add_argument(
-        "--ahead", action="store_true", help="fit the grids that ask ahead, kept apart"
-    )
-    parser.add_argument(
-        "--starts", nargs="*", default=["even", "known"], choices=["even", "known"]
-    )
-    parser.add_argument("--device", default="cpu", help="of the networks")
+    parser.add_argument("--pictures", type=int, default=16, help="trajectories of each network")
     parser.add_argument("--out", type=Path, default=Path("src/redrift/solvers/best.json"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    torch.backends.cudnn.allow_tf32 = False
     table = json.loads(options.out.read_text()) if options.out.exists() else {}
     for kind in options.ranges:
-        process, ends = rd.EDM(ANGLE[kind], RANGES[kind][0]), RANGES[kind]
-        names = options.networks if kind == "vp" else []
-        tasks, weights = problems(process, ends, TRAIN, names, options.samples, 1, options)
-        held_out, held_weights = problems(process, ends, HELD_OUT, names, 256, 2, options)
-        name = f"{kind} ahead" if options.ahead else kind
-        rows, earlier = dict(table.get(name, {})), None
+        process, ends = rd.EDM(SCALE[kind], RANGES[kind][0]), RANGES[kind]
+        names = NETWORKS if kind != "edm" else ()
+        tasks, weights = problems(process, ends, options, names)
+        fresh, earlier = held_out(process, ends), None
         for budget in options.budgets:
             began = time.time()
-            known = rows.get(str(budget)) if options.resume else None
-            starts = starts_of(budget, known, earlier, options.starts)
-            row = fit(process, ends, tasks, weights, budget, starts, options)
-            earlier = rows[str(budget)] = row
-            build = builder(row, budget)
-            for label, shares in (("quadratic", [1.0] * budget), ("fitted", row["shares"])):
-                times = warped(process, torch.tensor(shares, dtype=F64), ends)
-                scores = score(build, held_out, times)
-                print(f"{name} {budget:3d} held out, {label}: {total(scores, held_weights):.3f}  "
-                      f"{shown(scores)}  ({time.time() - began:.0f} s)", flush=True)  # fmt: skip
-            table[name] = rows
+            few = budget <= LARGE_TO or not names
+            kept = len(tasks) if few else len(tasks) - 1  # the largest network is the last problem
+            row = fit(process, ends, tasks[:kept], weights[:kept], budget, earlier, options)
+            earlier = row
+            build, even = builder(row["order"], budget), [1 / len(fresh)] * len(fresh)
+            for label, fractions in (("quadratic", [1.0] * budget), ("fitted", row["fractions"])):
+                times = grid_of_fractions(process, torch.tensor(fractions, dtype=F64), ends)
+                scores = score(build, fresh, times)
+                print(
+                    f"{kind} {budget:3d} held out, {label}: {total(scores, even):.3f}  {shown(scores)}"
+                )
+            print(f"  {time.time() - began:.0f} s", flush=True)
+            table.setdefault(kind, {})[str(budget)] = row
             write_atomically(options.out, lambda p: Path(p).write_text(json.dumps(table) + "\n"))
 
 

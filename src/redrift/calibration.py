@@ -24,9 +24,12 @@ from redrift.fitting import distances, follow
 from redrift.process import ScalarProcess
 from redrift.process.grids import vp_time
 from redrift.solvers import Plan, plan_for
-from redrift.solvers.bend import Bent
-from redrift.solvers.plan import CleanEnd, option, without
-from redrift.solvers.warp import warped
+from redrift.solvers.ends import CleanEnd
+from redrift.solvers.first import FirstEvaluation
+from redrift.solvers.fractions import grid_of_fractions
+from redrift.solvers.free import FreeCoefficients
+from redrift.solvers.layers import changed, layer, without
+from redrift.solvers.unic import UniC
 
 _TAIL = 0.1
 
@@ -118,7 +121,7 @@ def calibrate(
             spends 100 runs of the plan.
         cond: conditions of the network; tensors have a leading axis of `samples`.
         coefficients: also fit one free coefficient per multistep row, which keeps all of its order
-            conditions but the last, see `solvers.bend`.
+            conditions but the last, see `solvers.free`.
         tail: weight of the worst tenth in the loss, 0 to 1.
         rate: first learning rate of Adam.
         reference: evaluations of the reference; None takes twenty times the plan's, at least 100.
@@ -158,9 +161,7 @@ def calibrate(
         _Part(model, first[a:b], last[a:b], _select(cond, samples, a, b))
         for a, b in itertools.pairwise(cuts)
     ]
-    starts = [plan]
-    if plan.asks_ahead or option(plan.rule, "floor"):
-        starts.append(without(plan, ahead=None, floor=0.0))
+    starts = _variants(plan)
     trial = iterations // _TRIAL * (len(starts) > 1)
     length = iterations - trial * (len(starts) - 1)
     goal = _Goal(parts[0], parts[1], tail, _FLIP * float(last.std()), batch_size, single)
@@ -187,11 +188,21 @@ def _check_plan(model: Denoiser, plan: Plan) -> None:
         raise ValueError(
             "calibrate needs a deterministic plan made by a rule, such as rd.best_plan's."
         )
-    if model.process != plan.process:
+    if not model.process.agrees(plan.process):
         raise ValueError(
             f"the model's process is {model.process} and the plan's is {plan.process}; build the "
             "plan with model.process."
         )
+
+
+def _variants(plan: Plan) -> list[Plan]:
+    """Return the plan, and the one that asks at its start and is corrected everywhere, if it differs."""
+    corrector = layer(plan.rule, UniC)
+    partly = corrector is not None and corrector.above > 0
+    if not plan.skips_start and not partly:
+        return [plan]
+    rule = without(plan.rule, FirstEvaluation)
+    return [plan, plan.rebuilt(rule=changed(rule, UniC, above=0.0) if partly else rule)]
 
 
 def _select(cond: Mapping[str, Any] | None, samples: int, a: int, b: int) -> dict[str, Any]:
@@ -316,24 +327,25 @@ class _Fit:
 
     def made(self) -> Plan:
         """Return the plan of the current parameters, with gradients."""
-        plan, shares = self.plan, torch.softmax(self.free[0], 0)
-        times = torch.cat((warped(plan.process, shares, self.ends), self.clean))
+        plan, fractions = self.plan, torch.softmax(self.free[0], 0)
+        times = torch.cat((grid_of_fractions(plan.process, fractions, self.ends), self.clean))
         return plan.rebuilt(times, self._rule(self.free[1] if len(self.free) > 1 else None))
 
-    def _rule(self, bends: Any) -> Any:  # noqa: ANN401
+    def _rule(self, coefficients: Any) -> Any:  # noqa: ANN401
         rule: Any = self.plan.rule
-        if bends is None:
+        if coefficients is None:
             return rule
         if isinstance(rule, CleanEnd):
-            return dataclasses.replace(rule, rule=Bent(rule.rule, bends))
-        return Bent(rule, bends)
+            inner = FreeCoefficients(rule.rule, coefficients)
+            return dataclasses.replace(rule, rule=inner)
+        return FreeCoefficients(rule, coefficients)
 
     def frozen(self) -> Plan:
         """Return the plan of the current parameters as plain data."""
         with torch.no_grad():
             times = self.made().times
-            bends = tuple(self.free[1].tolist()) if len(self.free) > 1 else None
-        plan = self.plan.rebuilt(times, self._rule(bends))
+            found = tuple(self.free[1].tolist()) if len(self.free) > 1 else None
+        plan = self.plan.rebuilt(times, self._rule(found))
         return plan.named(f"{plan.name}, {self.name}", plan.papers)
 
     def advance(self, count: int, bar: Any) -> None:  # noqa: ANN401

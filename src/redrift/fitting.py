@@ -18,8 +18,8 @@ from torch import Tensor
 from redrift.denoise import Denoiser
 from redrift.process import Process
 from redrift.solvers import Plan, walk
+from redrift.solvers.fractions import grid_of_fractions
 from redrift.solvers.loop import answered
-from redrift.solvers.warp import warped
 
 Build = Callable[[Process, Tensor], Plan]
 _TAIL = 0.1
@@ -109,7 +109,7 @@ def fit_grid(
     best, lowest = shares / shares.sum(), float("inf")
     for i in range(iterations):
         current = torch.softmax(basis @ free, 0)
-        plan = build(process, warped(process, current, ends))
+        plan = build(process, grid_of_fractions(process, current, ends))
         losses = [
             loss_of(distances(follow(task.model, plan, task.first), task.last), tail)
             for task in tasks

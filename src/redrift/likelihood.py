@@ -21,25 +21,35 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from redrift._core.errors import choose, whole
+from redrift._core.errors import NumericalError, choose, whole
 from redrift._core.linalg import apply, combine, inverse, product
 from redrift._core.rng import Generators, normal
 from redrift.denoise import Denoiser
 from redrift.process import Level, Process, ScalarProcess, timegrid
 from redrift.solvers import Plan, walk
-from redrift.solvers.coefficients import constant
 from redrift.solvers.exprk import RungeKutta
-from redrift.solvers.loop import answered, terms
-from redrift.solvers.plan import Rows
+from redrift.solvers.loop import answered, stages, terms
+from redrift.solvers.row import Row, Rows
 
 _CHUNK = 64  # coordinates whose derivatives are taken at once by the exact trace
 
 
+_QUANTUM = 2.0**-32  # states are whole multiples of it while they are carried exactly
+_LARGEST = 2.0**20
+
+
 class Latent(NamedTuple):
-    """A latent that decodes exactly: the states at the last two times of the way up."""
+    """A latent that decodes exactly.
+
+    Attributes:
+        z: state at the last time of the way up, float64.
+        before: state at the time before.
+        dtype: of the data, in which the network is given its states.
+    """
 
     z: Tensor
     before: Tensor
+    dtype: torch.dtype
 
 
 @torch.no_grad()
@@ -76,42 +86,42 @@ def encode(
 def encode_exactly(
     model: Denoiser, x: Tensor, plan: Plan, *, cond: Mapping[str, Any] | None = None
 ) -> Latent:
-    r"""Carry data up the flow by a scheme that can be undone to rounding.
+    r"""Carry data up the flow by a scheme that is undone to the bit.
 
-    The leapfrog $y_{i+1} = y_{i-1} + (S_{i+1} - S_{i-1})\,e(y_i)$ in the plan's reading is its own
-    inverse: `decode_exactly` returns x whatever the network and the number of steps. It is less
-    accurate than the plan, of which only the times and the reading are used.
+    The leapfrog $y_{i+1} = y_{i-1} + (S_{i+1} - S_{i-1})\,e(y_i)$ in the plan's reading, $z = N y$, is its
+    own inverse. States are rounded to multiples of 2^-32, which sums keep exactly, so `decode_exactly`
+    returns x to 1e-9 whatever the network, its dtype and the number of steps, as long as the network
+    answers the same question alike (the same batch on the same device). It is less accurate than the
+    plan, of which only the times and the reading are used.
 
     Args:
-        model: a denoiser of the plan's process.
+        model: a denoiser of the plan's process; its network is given states of x's dtype.
         x: data at plan.times[-1].
         plan: at least two steps.
         cond: conditions of the network.
 
     Raises:
         ValueError: as for `encode`.
+        NumericalError: if a state leaves the range in which sums are exact, 1e6 in units of the reading;
+            use fewer steps, or a plan in another reading (wants="v").
 
     Cost: 1 evaluation per step.
     """
-    times = _upward(model, plan)
-    process, wants = plan.process, plan.wants
-    levels = [process.level(t) for t in times]
-    z = process.to(x)
+    leaps = _Leaps(model, plan, x.dtype)
     with model.begin(**(cond or {})) as run:
-        A, C = constant(process, wants, levels[0], levels[1])
-        e = run.ask(z, levels[0], wants)
-        before, now = z, combine(((A, z), (C, e)), process.modes)
-        for i in range(1, len(levels) - 1):
-            e = run.ask(now, levels[i], wants)
-            before, now = now, _leap(process, wants, levels[i - 1], levels[i + 1], before, e)
-    return Latent(process.back(now), process.back(before))
+        before = leaps.reduced(plan.process.to(x), 0)
+        now = before + leaps.leap(run, before, 0, 0, 1)
+        for i in range(1, leaps.last):
+            before, now = now, before + leaps.leap(run, now, i, i - 1, i + 1)
+    last = leaps.last
+    return Latent(leaps.state(now, last), leaps.state(before, last - 1), x.dtype)
 
 
 @torch.no_grad()
 def decode_exactly(
     model: Denoiser, latent: Latent, plan: Plan, *, cond: Mapping[str, Any] | None = None
 ) -> Tensor:
-    """Undo `encode_exactly`: the same leaps downwards, equal to the data to rounding.
+    """Undo `encode_exactly`: the same leaps downwards.
 
     Args:
         model: as given to `encode_exactly`.
@@ -122,24 +132,55 @@ def decode_exactly(
     Returns:
         the data at plan.times[-1].
     """
-    times = _upward(model, plan)
-    process, wants = plan.process, plan.wants
-    levels = [process.level(t) for t in times]
-    now, before = process.to(latent.z), process.to(latent.before)
+    leaps = _Leaps(model, plan, latent.dtype)
+    process = plan.process
+    now = leaps.reduced(process.to(latent.z), leaps.last)
+    before = leaps.reduced(process.to(latent.before), leaps.last - 1)
     with model.begin(**(cond or {})) as run:
-        for i in range(len(levels) - 2, 0, -1):
-            e = run.ask(before, levels[i], wants)
-            now, before = before, _leap(process, wants, levels[i + 1], levels[i - 1], now, e)
-    return process.back(before)
+        for i in range(leaps.last - 1, 0, -1):
+            now, before = before, now - leaps.leap(run, before, i, i - 1, i + 1)
+    return leaps.state(before, 0).to(latent.dtype)
 
 
-def _leap(process: Process, wants: str, start: Level, end: Level, z: Tensor, e: Tensor) -> Tensor:
-    A, C = constant(process, wants, start, end)  # pyright: ignore[reportArgumentType]
-    return combine(((A, z), (C, e)), process.modes)
+class _Leaps:
+    """Leaps between the levels of a plan, upwards, in its reading and on a lattice."""
+
+    def __init__(self, model: Denoiser, plan: Plan, dtype: torch.dtype) -> None:
+        self.times, self.dtype, self.wants = _upward(model, plan), dtype, plan.wants
+        self.process = process = plan.process
+        self.levels = [process.level(t) for t in self.times]
+        readings = [process.reading(level, plan.wants) for level in self.levels]
+        self.scales = [N for N, _ in readings]
+        self.sums = [product(inverse(N), M) for N, M in readings]
+        self.last = len(self.levels) - 1
+
+    def reduced(self, z: Tensor, i: int) -> Tensor:
+        """Return y = N^-1 z at level i, on the lattice."""
+        return self._rounded(apply(inverse(self.scales[i]), z.double(), self.process.modes), i)
+
+    def state(self, y: Tensor, i: int) -> Tensor:
+        """Return the state in the network's basis."""
+        return self.process.back(apply(self.scales[i], y, self.process.modes))
+
+    def leap(self, run: Denoiser, y: Tensor, i: int, low: int, high: int) -> Tensor:
+        """Return what the prediction at level i adds between two levels, on the lattice."""
+        z = apply(self.scales[i], y, self.process.modes).to(self.dtype)
+        e = run.ask(z, self.levels[i], self.wants).double()
+        return self._rounded(apply(self.sums[high] - self.sums[low], e, self.process.modes), high)
+
+    def _rounded(self, y: Tensor, i: int) -> Tensor:
+        if not bool(y.abs().max() < _LARGEST):
+            raise NumericalError(
+                f"a state of {float(y.abs().max()):.1e} is out of the range in which sums are exact; use "
+                "fewer steps, or a plan in another reading, such as wants='v'.",
+                step=i,
+                time=float(self.times[i]),
+            )
+        return (y / _QUANTUM).round() * _QUANTUM
 
 
 def _upward(model: Denoiser, plan: Plan) -> Tensor:
-    if model.process != plan.process:
+    if not model.process.agrees(plan.process):
         raise ValueError(f"the model's process is {model.process}, the plan's {plan.process}.")
     if plan.stochastic or plan.rule is None:
         raise ValueError(
@@ -200,15 +241,29 @@ def log_prob(
     with model.begin(**(cond or {})) as run:
         for t, next_t in itertools.pairwise(times):
             (row,) = rule(process, (), t, next_t, left=1)
-            own = [run.ask(z, row.start, "x0")]
-            middle = row.asks[1]
-            stage = combine(terms(row, 1, z, own, []), process.modes)
-            prediction, rate = _divergence(run, stage, middle, count, generator)
+            z, rate = _step(run, row, z, count, generator)
             total += rate * float(process.clock(next_t) - process.clock(t))
-            z = combine(terms(row, -1, z, [*own, prediction], []), process.modes)
     first, last = process.level(times[0]), process.level(times[-1])
     scale = _log_det(process, last, z) - _log_det(process, first, z)
     return (total + scale + _log_prior(process, last, z)).to(x.dtype)
+
+
+def _step(
+    model: Denoiser, row: Row, z: Tensor, probes: int, generator: Generators
+) -> tuple[Tensor, Tensor]:
+    """Take a two-stage step; return the new state and the trace at the second stage."""
+    rates: list[Tensor] = []
+
+    def predict(state: Tensor, level: Level) -> Tensor:
+        if level is row.start:
+            return model.ask(state, level, "x0")
+        prediction, rate = _divergence(model, state, level, probes, generator)
+        rates.append(rate)
+        return prediction
+
+    modes = model.process.modes
+    own = answered(stages(row, z, modes=modes), predict)
+    return combine(terms(row, -1, z, own), modes), rates[0]
 
 
 def _divergence(

@@ -146,7 +146,7 @@ def sample(
         >>> sample(model, deis(VP(), timegrid(VP(), 10)), shape=(4, 2)).shape
         torch.Size([4, 2])
     """
-    if model.process != plan.process:
+    if not model.process.agrees(plan.process):
         raise ValueError(
             f"the model's process is {model.process} and the plan's is {plan.process}; build the "
             "plan with model.process."

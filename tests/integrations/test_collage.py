@@ -15,7 +15,7 @@ def test_a_ring_with_a_prompt_for_each_piece_turns_with_its_prompts_and_its_nois
     model = rd.Guided(denoiser(pipe), 3.0, prompt(pipe, [""]))
     graph = rd.collage.ring(piece=(4, 8, 8), count=4, overlap=4)
     told = prompt(pipe, ["a a", "b", "c d", "e"])["encoder_hidden_states"]
-    plan = rd.deis(model.process, rd.timegrid(model.process, 4), order=2, starter=False)
+    plan = rd.deis(model.process, rd.timegrid(model.process, 4), order=2, startup=False)
     x = torch.randn(1, *graph.shape, generator=torch.Generator().manual_seed(0))
 
     def run(told, x):

@@ -14,7 +14,7 @@ from redrift.solvers import best
 from redrift.solvers.best import best_plan
 
 PROCESSES = {"VP": rd.VP(), "EDM": rd.EDM(), "Flow": rd.Flow()}
-AHEAD = {"order": 3, "wants": "v", "starter": False, "ahead": 20.0}
+AHEAD = {"order": 3, "wants": "v", "startup": False, "first_sigma": 20.0}
 
 
 def grid_of(process, noise):
@@ -74,7 +74,7 @@ def test_the_step_is_of_order_one():
         ends = [3.0, 3.0 * math.exp(-h)]
         fine = grid_of(process, [3.0 * math.exp(-h * i / 20) for i in range(21)])
         exact = follow(model, rd.res(process, fine, order=3), z)
-        options = {**AHEAD, "order": 1, "ahead": 3.0 * math.exp(-h / 2)}
+        options = {**AHEAD, "order": 1, "first_sigma": 3.0 * math.exp(-h / 2)}
         one = follow(model, rd.deis(process, grid_of(process, ends), **options), z)
         found.append(float(distances(one, exact).mean()))
     slopes = [math.log2(a / b) for a, b in zip(found, found[1:])]
@@ -86,7 +86,7 @@ def test_a_first_step_that_does_not_cross_the_level_is_the_plain_one(corrector):
     process, options = rd.VP(), {**AHEAD, "order": 2, "corrector": corrector}
     for noise in ([12.0, 4.0, 1.0, 0.3], [90.0, 30.0, 10.0, 3.0]):
         times = grid_of(process, noise)
-        one, two = (rd.deis(process, times, **{**options, "ahead": a}) for a in (20.0, None))
+        one, two = (rd.deis(process, times, **{**options, "first_sigma": a}) for a in (20.0, None))
         assert str(one) == str(two)
         for a, b in zip(one.rows, two.rows, strict=True):
             assert a.weights == b.weights
@@ -100,38 +100,38 @@ def test_the_defaults_that_ask_ahead_are_nearer_on_data_with_a_wide_spectrum(see
     z = torch.randn(256, 40, generator=generator(4), dtype=F64)
     exact = follow(model, rd.res(process, rd.timegrid(process, 400, "logsnr"), order=3), z)
     plans = [best_plan(process, budget) for budget in (5, 6)]
-    assert all(plan.asks_ahead for plan in plans)
+    assert all(plan.skips_start for plan in plans)
     monkeypatch.setattr(best, "_AHEAD", ())
     for plan in plans:
         plain = best_plan(process, plan.evaluations)
-        assert not plain.asks_ahead
+        assert not plain.skips_start
         a, b = (distances(follow(model, p, z), exact) for p in (plan, plain))
         assert a.median() < 0.8 * b.median()
         assert a.quantile(0.9) < 0.8 * b.quantile(0.9)
 
 
 @pytest.mark.parametrize("budget", [5, 6, 7])
-def test_a_default_asks_ahead_only_where_its_grid_was_fitted(budget):
+def test_a_default_skips_the_start_only_where_its_grid_was_fitted(budget):
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=F64) ** 2  # starts at 14.6
     low = TableProcess(tuple(torch.cumprod(1 - betas, 0).tolist()))
-    assert best_plan(rd.VP(), budget).asks_ahead
-    assert best_plan(discrete(), budget).asks_ahead
-    assert not best_plan(low, budget).asks_ahead
+    assert best_plan(rd.VP(), budget).skips_start
+    assert best_plan(discrete(), budget).skips_start
+    assert not best_plan(low, budget).skips_start
     for process in (rd.VE(), rd.EDM(), rd.Flow()):
         for stop in (None, float(grid_of(process, [0.01])[0])):
-            assert not best_plan(process, budget, stop=stop).asks_ahead, (process, stop)
-    assert not best_plan(rd.VP(), budget, start=0.9).asks_ahead
+            assert not best_plan(process, budget, stop=stop).skips_start, (process, stop)
+    assert not best_plan(rd.VP(), budget, start=0.9).skips_start
 
 
 def test_a_host_whose_state_would_have_to_be_scaled_is_refused():
     times = grid_of(rd.Flow(), [70.0, 4.0, 1.0, 0.2])
-    with pytest.raises(ValueError, match="asks ahead of its start.*leave ahead out"):
+    with pytest.raises(ValueError, match="asks below its start.*leave first_sigma out"):
         compile_plan(rd.deis(rd.Flow(), times, **AHEAD), "flow")
 
 
 def test_a_run_entered_in_the_middle_asks_where_the_host_was_told():
     times = grid_of(rd.VP(), [140.0, 70.0, 4.0, 1.0, 0.2])
-    program = compile_plan(rd.deis(rd.VP(), times, **{**AHEAD, "ahead": 100.0}), "eps")
+    program = compile_plan(rd.deis(rd.VP(), times, **{**AHEAD, "first_sigma": 100.0}), "eps")
     assert round(noise_of(program.instructions[0].level), 9) == 100.0
     for i in (1, 2):
         rest = enter(program, i)
@@ -150,9 +150,9 @@ def test_a_run_entered_in_the_middle_asks_where_the_host_was_told():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ahead": 0.0}, "ahead=0.0 must be a noise level"),
-        ({"ahead": math.nan}, "ahead=nan must be a noise level"),
-        ({"starter": True}, "both say where the first step asks"),
+        ({"first_sigma": 0.0}, "first_sigma=0.0 must be a noise level"),
+        ({"first_sigma": math.nan}, "first_sigma=nan must be a noise level"),
+        ({"startup": True}, "both say where the first step asks"),
         ({"wants": "eps"}, "needs wants='v' or 'x0'"),
     ],
 )

@@ -9,7 +9,8 @@ import redrift as rd
 from problems import F64, Melt, Spring, discrete, generator, wide
 from redrift.denoise import GaussianMixture
 from redrift.fitting import Trajectories, distances, fit_grid, follow
-from redrift.solvers.warp import warped
+from redrift.solvers import UniC, layer
+from redrift.solvers.fractions import grid_of_fractions
 
 # medians and 90th percentiles of diffusers 0.42.1's best schedulers and spacings (the best of six
 # strong ones, chosen on the test seed) on hard mixtures under VP, and what is held against them
@@ -91,13 +92,13 @@ def test_a_corrector_that_stops_in_time_is_nearer_on_a_finite_data_set(budget):
     last = follow(model, rd.deis(process, grid, order=4, variable="logrho"), x)
     task = Trajectories(model, x, last)
     plan = rd.best_plan(process, budget)
-    everywhere = rd.deis(process, plan.times, order=3, wants="v", starter=False, corrector=True)
+    everywhere = rd.deis(process, plan.times, order=3, wants="v", startup=False, corrector=True)
     found, other = errors([task], plan), errors([task], everywhere)
     assert all(a < b / 2 for a, b in zip(found, other)), (found, other)
 
 
 def test_the_level_where_correctors_stop_falls_with_the_budget():
-    levels = [rd.best_plan(rd.VP(), n).rule.floor for n in range(17, 51)]
+    levels = [layer(rd.best_plan(rd.VP(), n).rule, UniC).above for n in range(17, 51)]
     assert all(a > b for a, b in zip(levels, levels[1:]))
     assert levels[-1] == 0
     assert all(
@@ -118,7 +119,7 @@ def test_a_default_spends_its_budget_on_every_process(process, budget):
 def test_equal_shares_are_the_quadratic_grid():
     for process in (rd.VP(), rd.EDM()):
         ends = process.interval
-        times = warped(process, torch.ones(7, dtype=F64), ends)
+        times = grid_of_fractions(process, torch.ones(7, dtype=F64), ends)
         assert torch.allclose(times, rd.timegrid(process, 7, "quadratic"), rtol=1e-10)
 
 
@@ -126,7 +127,7 @@ def test_equal_shares_are_the_quadratic_grid():
 def test_the_starter_costs_little_and_is_worth_much_on_data_as_wide_as_pictures(tasks, budget):
     process, options = rd.VP(), {"solver": "deis", "order": 4}
     usual, plain = (
-        rd.plan_for(process, budget, **options, **more) for more in ({}, {"starter": False})
+        rd.plan_for(process, budget, **options, **more) for more in ({}, {"startup": False})
     )
     assert all(a < 1.4 * b for a, b in zip(errors(tasks, usual), errors(tasks, plain)))
     model = wide(process, components=20, dim=40, seed=3)
@@ -139,32 +140,32 @@ def test_the_starter_costs_little_and_is_worth_much_on_data_as_wide_as_pictures(
 
 def test_fitting_lowers_the_loss_it_is_given(tasks):
     def build(process, times):
-        return rd.deis(process, times, order=3, wants="v", starter=False)
+        return rd.deis(process, times, order=3, wants="v", startup=False)
 
     ends, shares = rd.VP().interval, torch.ones(8, dtype=F64)
     fitted = fit_grid(build, tasks[:1], shares, ends, iterations=25)
-    before = errors(tasks[:1], build(rd.VP(), warped(rd.VP(), shares, ends)))
-    after = errors(tasks[:1], build(rd.VP(), warped(rd.VP(), fitted, ends)))
+    before = errors(tasks[:1], build(rd.VP(), grid_of_fractions(rd.VP(), shares, ends)))
+    after = errors(tasks[:1], build(rd.VP(), grid_of_fractions(rd.VP(), fitted, ends)))
     assert math.prod(after) < math.prod(before) / 2
 
 
 def test_a_smooth_grid_has_log_shares_that_are_linear_between_its_knots(tasks):
     def build(process, times):
-        return rd.deis(process, times, order=3, wants="v", starter=False)
+        return rd.deis(process, times, order=3, wants="v", startup=False)
 
     ends, shares = rd.VP().interval, torch.ones(9, dtype=F64)
     fitted = fit_grid(build, tasks[:1], shares, ends, iterations=12, knots=3)
     bends = fitted.log().diff().diff()
     assert bends[[0, 1, 2, 4, 5, 6]].abs().max() < 1e-12  # the middle knot is the fifth share
     assert bends[3].abs() > 1e-2
-    before = errors(tasks[:1], build(rd.VP(), warped(rd.VP(), shares, ends)))
-    after = errors(tasks[:1], build(rd.VP(), warped(rd.VP(), fitted, ends)))
+    before = errors(tasks[:1], build(rd.VP(), grid_of_fractions(rd.VP(), shares, ends)))
+    after = errors(tasks[:1], build(rd.VP(), grid_of_fractions(rd.VP(), fitted, ends)))
     assert math.prod(after) < math.prod(before)
 
 
 def test_a_task_without_weight_takes_no_part_in_a_fit(tasks):
     def build(process, times):
-        return rd.deis(process, times, order=2, wants="v", starter=False)
+        return rd.deis(process, times, order=2, wants="v", startup=False)
 
     ends, shares = rd.VP().interval, torch.ones(5, dtype=F64)
     both = fit_grid(build, tasks, shares, ends, iterations=4, weights=(3.0, 0.0))

@@ -8,7 +8,8 @@ from laws.test_best import hard
 from problems import F64, generator, wide
 from redrift.calibration import calibrate
 from redrift.denoise import GaussianMixture
-from redrift.solvers.bend import Bent
+from redrift.solvers import FirstEvaluation, UniC, layer
+from redrift.solvers.free import FreeCoefficients
 
 
 def narrow(process, components=6, dim=3, seed=3):
@@ -27,7 +28,7 @@ def fit(plan, **options):
 
 def test_a_calibrated_grid_is_better_on_fresh_trajectories_than_the_one_it_started_from():
     process = rd.VP()
-    plan = rd.deis(process, rd.timegrid(process, 6), order=3, starter=False)
+    plan = rd.deis(process, rd.timegrid(process, 6), order=3, startup=False)
     found = fit(plan)
     assert found.gained
     assert found.plan.evaluations == plan.evaluations
@@ -47,7 +48,7 @@ def test_a_calibrated_grid_is_better_on_fresh_trajectories_than_the_one_it_start
 
 def test_what_it_reports_are_the_errors_of_the_plans_on_the_held_out_quarter():
     process = rd.VP()
-    plan = rd.deis(process, rd.timegrid(process, 5), order=2, starter=False)
+    plan = rd.deis(process, rd.timegrid(process, 5), order=2, startup=False)
     found = fit(plan, budget=plan.evaluations + 120)
     x = torch.randn(96, 3, generator=generator(5), dtype=F64)
     x = float(process.sigma(plan.times[0])) * x
@@ -61,15 +62,16 @@ def test_what_it_reports_are_the_errors_of_the_plans_on_the_held_out_quarter():
 
 
 @pytest.mark.parametrize("broad", [False, True])
-def test_a_plan_that_asks_ahead_is_fitted_to_what_suits_the_data(broad):
+def test_a_plan_that_skips_the_start_is_fitted_to_what_suits_the_data(broad):
     plan = rd.best_plan(rd.VP(), 5)
     model = wide(plan.process) if broad else narrow(plan.process)
     found = calibrate(
         model, plan, shape=(12 if broad else 3,), samples=96, dtype=F64, budget=60 * 5 + 120,
         reference=120, generator=generator(5),
     )  # fmt: skip
-    assert plan.rule.ahead
-    assert found.plan.rule.ahead == (plan.rule.ahead if broad else None)
+    given, fitted = (layer(made.rule, FirstEvaluation) for made in (plan, found.plan))
+    assert given
+    assert fitted == (given if broad else None)
     assert ("the first at" in str(found.plan)) == broad
     assert found.evaluations == 120 + 5 * found.iterations <= 60 * 5 + 120
     gain = found.before.median * found.before.p90 / (found.after.median * found.after.p90)
@@ -85,15 +87,15 @@ def test_a_plan_whose_corrector_stops_is_fitted_to_what_suits_the_data(finite):
         model, plan, shape=(8,), samples=96, dtype=F64, budget=30 * 20 + 400, reference=400,
         generator=generator(5),
     )  # fmt: skip
-    assert plan.rule.floor > 0
-    assert (found.plan.rule.floor > 0) == finite
+    assert layer(plan.rule, UniC).above > 0
+    assert (layer(found.plan.rule, UniC).above > 0) == finite
     assert ("corrected above" in str(found.plan)) == finite
     assert found.after.median * found.after.p90 < found.before.median * found.before.p90 / 4
 
 
 def test_the_errors_of_a_plan_that_ends_clean_are_distances_to_the_exact_flow():
     process = rd.VP()
-    plan = rd.deis(process, rd.timegrid(process, 6), order=2, starter=False, end="zero")
+    plan = rd.deis(process, rd.timegrid(process, 6), order=2, startup=False, end="zero")
     found = fit(plan, budget=plan.evaluations + 120)
     x = torch.randn(96, 3, generator=generator(5), dtype=F64)[72:]
     model = narrow(process)
@@ -115,8 +117,8 @@ def test_a_plan_that_cannot_be_bettered_is_given_back():
 def test_bent_rows_keep_every_order_condition_but_the_last():
     process = rd.VP()
     times = rd.timegrid(process, 6)
-    plain = rd.deis(process, times, order=3, starter=False)
-    bent = plain.rebuilt(rule=Bent(plain.rule, tuple(0.1 * i for i in range(6))))
+    plain = rd.deis(process, times, order=3, startup=False)
+    bent = plain.rebuilt(rule=FreeCoefficients(plain.rule, tuple(0.1 * i for i in range(6))))
     for i, (a, b) in enumerate(zip(plain.rows, bent.rows)):
         nodes = process.clock(times[max(i - len(a.C[-1]) + 1, 0) : i + 1]).flip(0)
         before, after = (torch.stack([c.flatten() for c in row.C[-1]]).flatten() for row in (a, b))
@@ -130,7 +132,7 @@ def test_bent_rows_keep_every_order_condition_but_the_last():
 
 def test_free_coefficients_lower_the_loss_further_and_survive_the_file(tmp_path):
     process = rd.VP()
-    plan = rd.deis(process, rd.timegrid(process, 6), order=3, wants="v", starter=False)
+    plan = rd.deis(process, rd.timegrid(process, 6), order=3, wants="v", startup=False)
     grid, both = fit(plan), fit(plan, coefficients=True)
     assert min(v for _, v in both.history) < min(v for _, v in grid.history) + 0.05
     both.plan.save(str(tmp_path / "plan.json"))

@@ -22,7 +22,6 @@ from redrift.collage import (
     Graph,
     Region,
     chain,
-    corrected,
     cubemap,
     grid,
     ring,
@@ -33,7 +32,8 @@ from redrift.collage import (
 from redrift.collage.cubemap import directions, strips, to_equirectangular
 from redrift.denoise import Denoiser
 from redrift.process import EDM
-from redrift.solvers.bend import Bent
+from redrift.solvers import langevin_corrected
+from redrift.solvers.free import FreeCoefficients
 
 SIGMAS = (0.05, 0.5, 1.0, 2.0, 20.0)
 
@@ -460,13 +460,13 @@ def test_the_generated_law_is_as_far_as_published_and_correctors_repair_it(far):
     sde = rd.exponential_sde(EDM(), rd.timegrid(EDM(), 500, start=80.0, stop=1e-3), order=1)
     assert distance(model, ode, cov) < 3.36 * 1.1
     assert distance(model, sde, cov) < 0.88 * 1.1
-    assert distance(model, corrected(ode, 0, churn=25), cov) < 0.605 * 1.1
-    found = [distance(model, corrected(ode, k), cov) for k in (1, 4, 16)]
+    assert distance(model, langevin_corrected(ode, 0, churn=25), cov) < 0.605 * 1.1
+    found = [distance(model, langevin_corrected(ode, k), cov) for k in (1, 4, 16)]
     assert found[0] < 0.55 * 1.1
     assert found[1] < 0.089 * 1.1
     assert found[2] < 0.01
     # averaging cannot be repaired
-    assert distance(chained(cov, 8, "average"), corrected(ode, 16), cov) > 1
+    assert distance(chained(cov, 8, "average"), langevin_corrected(ode, 16), cov) > 1
 
 
 def test_collage_below_average_below_independent_and_below_a_shorter_overlap():
@@ -487,10 +487,10 @@ def test_collage_below_average_below_independent_and_below_a_shorter_overlap():
 
 def test_a_langevin_step_costs_one_evaluation_whatever_the_plan_corrects():
     short, long = rd.timegrid(rd.VP(), 6), rd.best_plan(rd.VP(), 24)
-    calibrated = long.rebuilt(rule=Bent(long.rule, (0.1,) * long.steps))
+    calibrated = long.rebuilt(rule=FreeCoefficients(long.rule, (0.1,) * long.steps))
     for plan in (long, calibrated, rd.deis(rd.VP(), short, order=2, corrector=True)):
-        assert corrected(plan, 3).evaluations == 4 * plan.steps
-        assert corrected(plan, 0) == plan
+        assert langevin_corrected(plan, 3).evaluations == 4 * plan.steps
+        assert langevin_corrected(plan, 0) == plan
 
 
 def test_correctors_leave_a_right_law_right_on_every_process():
@@ -499,7 +499,7 @@ def test_correctors_leave_a_right_law_right_on_every_process():
         model = rd.denoise.Gaussian(torch.zeros(1, dtype=F64), 0.5, process)
         plan = rd.deis(process, rd.timegrid(process, 40), order=1)
         found = {}
-        for name, made in (("plain", plan), ("corrected", corrected(plan, 3, size=0.1))):
+        for name, made in (("plain", plan), ("corrected", langevin_corrected(plan, 3, size=0.1))):
             x = rd.sample(model, made, shape=(10_000, 1), dtype=F64,
                           generator=torch.Generator().manual_seed(0))  # fmt: skip
             found[name] = float(x.std())

@@ -40,7 +40,7 @@ def near(a, b, bound=1e-9):
 
 PROCESSES = (rd.VP(), rd.EDM(), rd.Flow(), rd.CLD(), rd.Blur((4, 4)))
 PLANS = {
-    "deis": lambda p, grid: rd.deis(p, grid, order=3, starter=False),
+    "deis": lambda p, grid: rd.deis(p, grid, order=3, startup=False),
     "gddim": lambda p, grid: rd.gddim(p, grid, order=2),
     "res": lambda p, grid: rd.res(p, grid, order=3),
 }

@@ -43,7 +43,7 @@ def test_rho_deis_on_ve_is_the_linear_multistep_method():
             poly = np.poly1d(others, r=True) if others else np.poly1d([1.0])
             weight = poly.integ()(b) - poly.integ()(a)
             x = x + slopes[j] * weight / math.prod(sigmas[j] - o for o in others)
-    plan = rd.deis(process, grid, order=4, variable="rho", starter=False)
+    plan = rd.deis(process, grid, order=4, variable="rho", startup=False)
     assert torch.allclose(follow(model, plan, z), x, rtol=1e-9, atol=1e-10)
 
 

@@ -66,7 +66,7 @@ def test_a_corrector_with_a_level_stops_there_for_one_point_more(order):
     grid = rd.timegrid(process, 9)
 
     def build(**options):
-        return rd.deis(process, grid, starter=False, **options)
+        return rd.deis(process, grid, startup=False, **options)
 
     plan = build(order=order, corrector=1.0)
     assert plan.evaluations == build(order=order, corrector=True).evaluations
@@ -94,12 +94,12 @@ def test_conditions_hold_where_a_method_meets_them_and_fail_where_it_does_not():
     assert two.coupled == pytest.approx(7.8e-2, rel=0.02)
     dpm = conditions(RungeKutta(2, weights="dpmpp"))
     assert dpm.psi2 == pytest.approx(5.2e-2, rel=0.02)
-    multi = conditions(Adams("x0", "logrho", 2, starter=False), past=(-1.0,))
+    multi = conditions(Adams("x0", "logrho", 2), past=(-1.0,))
     assert max(abs(multi.psi1), abs(multi.psi2)) < zero
     from redrift.solvers.dpmpp import DPMpp
 
     assert abs(conditions(DPMpp(2), past=(-1.0,)).psi2) > 1e-2
-    three = conditions(Adams("x0", "logrho", 3, starter=False), past=(-1.0, -2.0))
+    three = conditions(Adams("x0", "logrho", 3), past=(-1.0, -2.0))
     assert max(map(abs, (three.psi1, three.psi2, three.psi3))) < zero
     four = conditions(RungeKutta(4, c2=0.5, c3=0.5))
     assert max(map(abs, (four.psi1, four.psi2, four.psi3, four.stage, four.coupled))) < zero

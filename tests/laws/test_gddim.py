@@ -95,7 +95,7 @@ def test_orders_hold_on_a_mixture(process, order):
 
     def run(steps, order, starter):
         grid = rd.timegrid(process, steps, "uniform", start=ends[0], stop=ends[1])
-        return follow(model, rd.deis(process, grid, order=order, starter=starter), z)
+        return follow(model, rd.deis(process, grid, order=order, startup=starter), z)
 
     exact = run(600, 4, True)
     errors = [

@@ -75,7 +75,7 @@ def test_deis_of_order_q_with_exact_history_converges_with_slope_q(name, order, 
         clock = process.clock(grid)
         above = process.unclock(clock[0] - (clock[1] - clock[0]) * torch.arange(order - 1, 0, -1))
         plan = rd.deis(
-            process, torch.cat((above, grid)), order=order, variable=variable, starter=False
+            process, torch.cat((above, grid)), order=order, variable=variable, startup=False
         )
         past = []
         for t in above:
@@ -104,7 +104,7 @@ def test_the_starter_keeps_the_order_of_deis(name, order):
 
 
 def test_a_one_step_start_of_order_one_caps_the_run_at_order_two():
-    found = errors("VP", lambda p, grid: rd.deis(p, grid, order=4, starter=False))
+    found = errors("VP", lambda p, grid: rd.deis(p, grid, order=4, startup=False))
     assert slopes(found)[-1] < 2.5, found
 
 

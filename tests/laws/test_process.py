@@ -7,7 +7,7 @@ import redrift as rd
 from problems import F64, all_processes, discrete, double, scalar_processes
 from redrift._core.linalg import inverse, product, transpose
 from redrift.process import SPACINGS, timegrid
-from redrift.process.gauge import angle_rate
+from redrift.process.rotation import angle_rate
 
 PROCESSES = all_processes()
 EVERY = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)

@@ -122,13 +122,13 @@ def test_entering_at_a_step_boundary_is_the_plan_started_there(options, begin, s
 
 def test_entering_inside_a_starter_leads_to_the_next_step_and_starts_anew_there():
     model, g = mixture(), rd.timegrid(PROCESS, 5)
-    plan = rd.deis(PROCESS, g, order=3, starter=True)
+    plan = rd.deis(PROCESS, g, order=3, startup=True)
     program = compile_plan(plan, "eps")
     x = torch.randn(8, 4, generator=generator(2), dtype=F64)
     found, _ = drive(enter(program, 1), model, x)
     inside = program.instructions[1].level.t
     boundary = rd.sample(model, rd.ddim(PROCESS, torch.stack((inside, g[1]))), x=x)
-    rest = rd.deis(PROCESS, g[1:], order=3, starter=False)
+    rest = rd.deis(PROCESS, g[1:], order=3, startup=False)
     assert torch.allclose(found, rd.sample(model, rest, x=boundary), rtol=1e-11, atol=1e-11)
 
 

@@ -1,31 +1,44 @@
 """Tables obey their own identities, count what they ask, and survive a file."""
 
+import dataclasses
 import json
 
 import pytest
 import torch
 
 import redrift as rd
-from problems import F64, Melt, Spring, all_processes, follow, mixture, noisy_start
+from problems import (
+    F64,
+    Melt,
+    Spring,
+    all_processes,
+    discrete,
+    double,
+    flow_exactly,
+    follow,
+    mixture,
+    noisy_start,
+)
 from redrift._core.linalg import product
-from redrift.solvers import Plan
-from redrift.solvers.coefficients import adams, integrate, variable
+from redrift.process import convert
+from redrift.solvers import Plan, langevin_corrected
+from redrift.solvers.coefficients import adams, integrate, variable, variable_of_log_snr
 
 PROCESSES = {"VP": rd.VP(), "EDM": rd.EDM(), "Flow": rd.Flow(), "Spring": Spring(), "Melt": Melt()}
 BUILDERS = {
     "ddim": rd.ddim,
     "deis 2": lambda p, g: rd.deis(p, g, order=2),
     "deis 4": lambda p, g: rd.deis(p, g, order=4),
-    "deis 4, no starter": lambda p, g: rd.deis(p, g, order=4, starter=False),
+    "deis 4, no starter": lambda p, g: rd.deis(p, g, order=4, startup=False),
     "res 2": lambda p, g: rd.res(p, g, order=2),
     "res 3": lambda p, g: rd.res(p, g, order=3),
-    "res 3 after 2": lambda p, g: rd.res(p, g, order=3, first=2),
+    "res 3 after 2": lambda p, g: rd.res(p, g, order=3, first_stages=2),
     "res multistep": lambda p, g: rd.res(p, g, order=3, multistep=True),
     "res multistep, low end": lambda p, g: rd.res(p, g, order=2, multistep=True, lower_final=True),
     "dpmpp 2": lambda p, g: rd.dpmpp(p, g),
     "dpmpp 3": lambda p, g: rd.dpmpp(p, g, order=3),
     "dpmpp 2 single": lambda p, g: rd.dpmpp(p, g, single=True),
-    "dpmpp 3 single": lambda p, g: rd.dpmpp(p, g, order=3, single=True, first=1),
+    "dpmpp 3 single": lambda p, g: rd.dpmpp(p, g, order=3, single=True, first_stages=1),
 }
 EVERY = pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
 ON = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
@@ -46,7 +59,7 @@ def test_coefficients_are_a_partition_of_the_constant_step(process, build):
             assert torch.allclose(total, expected, rtol=1e-10, atol=1e-12 * float(scale))
 
 
-@pytest.mark.parametrize("name", ["t", "rho", "logrho", "angle"])
+@pytest.mark.parametrize("name", ["t", "rho", "logrho", "softlog", "angle"])
 @pytest.mark.parametrize("wants", ["eps", "x0", "v"])
 @pytest.mark.parametrize("order", [2, 3, 4])
 def test_polynomials_below_the_order_are_integrated_exactly(wants, name, order):
@@ -74,7 +87,7 @@ def test_polynomials_below_the_order_are_integrated_exactly(wants, name, order):
 def test_rows_are_exact_for_polynomials_through_what_they_asked(corrector):
     # whatever a row keeps, its weights belong to its own asks, oldest first, then to the history
     process = rd.VP()
-    plan = rd.deis(process, rd.timegrid(process, 7), order=3, starter=False, corrector=corrector)
+    plan = rd.deis(process, rd.timegrid(process, 7), order=3, startup=False, corrector=corrector)
     p, past = variable(process, "t"), []
     for row in plan.rows:
         own, C = [level.t for level in row.asks], row.C[-1]
@@ -86,6 +99,74 @@ def test_rows_are_exact_for_polynomials_through_what_they_asked(corrector):
             )
             assert torch.allclose(found, exact[0, 0], rtol=1e-10)
         past = ([own[j] for j in row.keep] + past)[: plan.history]
+
+
+@pytest.mark.parametrize("name", ["t", "rho", "logrho", "softlog", "angle"])
+@pytest.mark.parametrize("wants", ["eps", "v"])
+@pytest.mark.parametrize("process", [rd.VP(), rd.EDM(), discrete()], ids=["VP", "EDM", "table"])
+def test_the_last_step_to_the_clean_state_is_exact_for_polynomials(process, wants, name):
+    plan = rd.deis(
+        process,
+        rd.timegrid(process, 6),
+        order=3,
+        variable=name,
+        wants=wants,
+        startup=False,
+        end="zero",
+    )
+    p, row, before = variable(process, name), list(plan.rows)[-1], list(plan.rows)[-3:-1]
+    points = [row.asks[0].t, before[1].asks[0].t, before[0].asks[0].t][: len(row.C[-1])]
+    assert len(points) == (2 if name == "logrho" else 3)
+    top = torch.exp(-process.clock(row.start.t)) / process.sigma_data
+    for power in range(len(points)):
+        found = sum(c.reshape(()) * p(t) ** power for c, t in zip(row.C[-1], points, strict=True))
+        # by parts over rho (eps) or the angle (v), with the end's singular part in u = x^8
+        u = (torch.arange(200_000, dtype=F64) + 0.5) / 200_000
+        length = top if wants == "eps" else torch.atan(top)
+        x = length * u**8
+        rho = process.sigma_data * (x if wants == "eps" else torch.tan(x))
+        f = variable_of_log_snr(name, process.sigma_data)(-rho.log()) ** power * 8 * u**7
+        exact = -length * process.sigma_data * f.mean()
+        assert abs(float(found / exact) - 1) < 1e-5
+    A, _ = convert(process, row.start, wants, "x0")
+    assert torch.allclose(row.A[-1], A)
+
+
+def test_a_clean_end_of_higher_order_is_nearer_than_the_predicted_clean_state():
+    process = rd.EDM()
+    model = mixture(process, low=0.02, high=0.1)
+    levels = (
+        torch.linspace(15.0 ** (1 / 7), 0.03 ** (1 / 7), 20, dtype=F64) ** 7
+    )  # a host's sigmas
+    times = torch.cat((levels, torch.zeros(1, dtype=F64)))
+    z = noisy_start(model, 15.0, 256)
+    exact = flow_exactly(model, z, 15.0, 1e-5, 1500)
+    plan = rd.deis(process, times, variable="softlog", startup=False, end="zero")
+    first = plan.rebuilt(rule=dataclasses.replace(plan.rule, order=1))
+    far, near = (
+        float((follow(model, made, z) - exact).pow(2).mean(1).sqrt().median())
+        for made in (first, plan)
+    )
+    assert near < far / 3
+
+
+@pytest.mark.parametrize("name", ["ddim", "deis", "ipndm", "heun", "ddpm"])
+def test_plans_on_the_noise_do_not_start_where_errors_grow_without_bound(name):
+    process = rd.VP(schedule="cosine")
+    with pytest.raises(ValueError, match="cannot start at t=1.*start the grid below"):
+        getattr(rd, name)(process, torch.linspace(1, 1e-3, 21))
+    assert 8 < rd.plan_for(process, 10, solver=name).evaluations <= 10
+
+
+@pytest.mark.parametrize("name", all_processes())
+def test_times_may_be_numbers(name):
+    process = all_processes()[name]
+    first, last = process.interval
+    t = (first + last) / 2
+    for method in ("signal", "cov", "root", "drift", "diffusion", "clock", "clock_rate"):
+        assert torch.equal(getattr(process, method)(t), getattr(process, method)(double(t)[0]))
+    assert torch.equal(process.psi(t, last), process.psi(double(t)[0], double(last)[0]))
+    assert process.level(t).sigma == process.level(double(t)[0]).sigma
 
 
 @ON
@@ -117,6 +198,16 @@ def test_a_plan_survives_a_file_bit_for_bit(build, tmp_path):
             assert all(c is d or torch.equal(c, d) for c, d in zip(C, D))
 
 
+def test_a_plan_with_langevin_correctors_survives_a_file_bit_for_bit(tmp_path):
+    process = rd.VP()
+    base = rd.deis(process, rd.timegrid(process, 6), order=2, startup=False)
+    plan = langevin_corrected(base, 2, churn=1.0, low=0.1)
+    plan.save(tmp_path / "plan.json")
+    for a, b in zip(plan.rows, Plan.load(tmp_path / "plan.json").rows, strict=True):
+        assert torch.equal(a.A[-1], b.A[-1])
+        assert (a.B is None and b.B is None) or torch.equal(a.B, b.B)
+
+
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
 def test_a_stochastic_plan_survives_a_file_bit_for_bit(eta, tmp_path):
     process = rd.VP()
@@ -146,9 +237,9 @@ def test_a_damaged_plan_file_is_refused(tmp_path):
 
 def test_entering_in_the_middle_makes_the_rows_anew():
     process = rd.VP()
-    plan = rd.deis(process, rd.timegrid(process, 10), order=3, starter=False)
+    plan = rd.deis(process, rd.timegrid(process, 10), order=3, startup=False)
     late = plan.start(4)
-    fresh = rd.deis(process, plan.times[4:], order=3, starter=False)
+    fresh = rd.deis(process, plan.times[4:], order=3, startup=False)
     for a, b in zip(late.rows, fresh.rows, strict=True):
         assert all(torch.equal(c, d) for c, d in zip(a.C[-1], b.C[-1], strict=True))
     assert [len(row.C[-1]) for row in late.rows][:3] == [1, 2, 3]
@@ -160,13 +251,13 @@ def test_entering_in_the_middle_makes_the_rows_anew():
 @pytest.mark.parametrize("budget", [1, 2, 3, 4, 5, 7, 9, 10, 11, 16, 25])
 def test_a_budget_is_kept(solver, budget):
     for order in (None, 1, 2, 3, 4):
-        for options in ({}, {"starter": True}, {"multistep": True}, {"single": True}):
+        for options in ({}, {"startup": True}, {"multistep": True}, {"single": True}):
             try:
                 plan = rd.plan_for(rd.VP(), budget, solver=solver, order=order, **options)
             except (ValueError, TypeError):
                 continue
             assert plan.evaluations <= budget
-            if options != {"starter": True}:
+            if options != {"startup": True}:
                 assert plan.evaluations == budget
 
 
@@ -185,7 +276,7 @@ def test_a_process_without_signal_at_the_start_is_stepped_in_x0_and_refused_in_e
         assert bool(out.isfinite().all())
         # the last step, to zero noise, returns the prediction
         assert float(list(plan.rows)[-1].A[-1].abs().max()) == 0
-    with pytest.raises(ValueError, match="cannot start at t=1.0"):
+    with pytest.raises(ValueError, match="cannot start at t=1"):
         rd.deis(process, grid)
 
 

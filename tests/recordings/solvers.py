@@ -54,7 +54,7 @@ def plans():
                             grid,
                             order=order,
                             wants=wants,
-                            starter=starter,
+                            startup=starter,
                             corrector=corrector,
                         ),
                     )
@@ -63,7 +63,7 @@ def plans():
     for corrector in (False, True, 0.4):
         yield (
             f"deis ahead {corrector}",
-            rd.deis(vp, grid, wants="v", starter=False, ahead=22.0, corrector=corrector),
+            rd.deis(vp, grid, wants="v", startup=False, first_sigma=22.0, corrector=corrector),
         )
     for multistep in (True, False):
         for order in (1, 2, 3):
@@ -78,7 +78,7 @@ def plans():
                 f"res multistep {lower} {corrector}",
                 rd.res(vp, grid, order=2, multistep=True, lower_final=lower, corrector=corrector),
             )
-    yield "res first", rd.res(vp, grid, order=3, first=2)
+    yield "res first", rd.res(vp, grid, order=3, first_stages=2)
     yield "res churn", rd.res(vp, grid, order=2, churn=5.0)
     yield "heun churn", rd.heun(rd.EDM(), rd.timegrid(rd.EDM(), 10), churn=5.0)
     for order in (1, 2, 3):
@@ -102,9 +102,9 @@ def table():
 
 
 def langevin(plan, steps, **options):
-    from redrift.collage import corrected
+    from redrift.solvers import langevin_corrected
 
-    return corrected(plan, steps, **options)
+    return langevin_corrected(plan, steps, **options)
 
 
 def tables(plan):

@@ -21,7 +21,7 @@ from redrift.cli.sampling import open_model
 from redrift.collage import COUNTINGS, Graph
 from redrift.denoise import Denoiser, Guided
 from redrift.sampling import sample
-from redrift.solvers import SOLVERS, plan_for
+from redrift.solvers import SOLVERS, langevin_corrected, plan_for
 
 _COUNTS = {"chain": "12", "ring": "8", "grid": "6x3", "torus": "6x3"}
 LAYOUTS = (*_COUNTS, "cubemap")
@@ -82,7 +82,7 @@ def collage(
     made.to(report.device)
     plan = plan_for(made.process, steps, solver=solver, order=order)
     if correctors:
-        plan = collages.corrected(plan, correctors)
+        plan = langevin_corrected(plan, correctors)
     graph = lay(layout, made, count, overlap, counting)
     piece, cond = conditions(made, graph, label, guidance)
     report.print(str(plan))

@@ -3,7 +3,6 @@
 A `Graph` lays pieces on a canvas; `graph.denoiser(piece)` is a `Denoiser` of the canvas.
 """
 
-from redrift.collage.correctors import corrected
 from redrift.collage.counting import COUNTINGS, Region
 from redrift.collage.cubemap import cubemap, to_equirectangular
 from redrift.collage.denoiser import Collage
@@ -18,7 +17,6 @@ __all__ = [
     "Graph",
     "Region",
     "chain",
-    "corrected",
     "cubemap",
     "grid",
     "outpaint",

@@ -19,6 +19,7 @@ from typing_extensions import Self
 
 from redrift._core.errors import choose
 from redrift._core.linalg import apply, combine, transpose
+from redrift.denoise.memory import owned, version, written
 from redrift.process import PREDICTIONS, Level, Process, convert
 from redrift.process.convert import available, complete_score, mix
 
@@ -64,6 +65,7 @@ class Denoiser:
         self.device = torch.device("cpu") if first is None else first.device
         self.card: dict[str, Any] = {}
         self._cond: dict[str, Any] = {}
+        self._writes: bool | None = None  # whether the network writes on its input, once known
 
     def to(self, device: torch.device | str) -> Self:
         """Move the network, if it is a module, and return self."""
@@ -80,8 +82,7 @@ class Denoiser:
             TypeError: if it returns another dtype or no tensor.
         """
         process = self.process
-        x = self.network_input(z)
-        out = self.net(x, self.network_time(level.t, x), **self.conditions())
+        out, x = self._call(z, level)
         shapes = [x.shape]
         if process.k > 1 and self.predicts in ("x0", "score"):
             shapes.append(torch.Size((x.shape[0], x.shape[1] // process.k, *x.shape[2:])))
@@ -93,6 +94,30 @@ class Denoiser:
         if self.predicts == "x0":
             return process.lift(out.to(z.dtype))
         return complete_score(process, level, z, process.to(out.to(z.dtype)))
+
+    def _call(self, z: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+        """Call the network; return its output, in memory of its own, and what it was given.
+
+        Raises:
+            ValueError: if it writes on its input, though it did not at the first call of this run.
+        """
+        x, first = self.network_input(z), self._writes is None
+        if (
+            self._writes is not False
+            and x.untyped_storage().data_ptr() == z.untyped_storage().data_ptr()
+        ):
+            x = x.clone()
+        before = version(x) if first or not x.is_inference() else None
+        out = self.net(x, self.network_time(level.t, x), **self.conditions())
+        wrote = before is not None and written(x, before)
+        if first:
+            self._writes = wrote
+        elif wrote and not self._writes:
+            raise ValueError(
+                f"the network wrote on its input at t = {float(level.t.detach().flatten()[0]):g}, though not "
+                "at the first call: let it write on a copy."
+            )
+        return (owned(out) if isinstance(out, Tensor) else out), x
 
     def network_input(self, z: Tensor) -> Tensor:
         """Return the modal state as the network sees it: its basis, blocks as channels, its dtype."""
@@ -161,7 +186,7 @@ class Denoiser:
                 follow `take`; wrap one in `Shared` to keep it whole.
         """
         run = copy.copy(self)
-        run._cond = {**self._cond, **cond}
+        run._cond, run._writes = {**self._cond, **cond}, None
         begin = getattr(self.net, "begin", None)
         with nullcontext(self.net) if begin is None else begin() as run.net:
             yield run

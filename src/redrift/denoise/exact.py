@@ -83,6 +83,9 @@ class GaussianMixture(Oracle):
         std: (K,) isotropic, or (K, *shape); the latter only where the process's basis is the
             data's.
         process: the law of the noise.
+        classes: (K,) long, the class of each component, >= 0. The condition `label`, (B,) long, then
+            leaves each sample the components of its class, or all where it is -1: an exact conditional
+            model, for `Guided(mixture, scale, {"label": -1})`.
 
     Raises:
         ValueError: if the shapes do not agree, a weight or deviation is negative, or `std` is not
@@ -91,7 +94,15 @@ class GaussianMixture(Oracle):
     Cost: one (B, K, *shape) array per evaluation.
     """
 
-    def __init__(self, weights: Tensor, means: Tensor, std: Tensor, process: Process) -> None:
+    def __init__(
+        self,
+        weights: Tensor,
+        means: Tensor,
+        std: Tensor,
+        process: Process,
+        *,
+        classes: Tensor | None = None,
+    ) -> None:
         super().__init__(process)
         if weights.ndim != 1 or means.ndim < 2 or means.shape[0] != len(weights):
             raise ValueError(
@@ -105,7 +116,11 @@ class GaussianMixture(Oracle):
         if process.modes and std.shape != weights.shape:
             raise ValueError("a process with modes needs isotropic components: give std as (K,).")
         self.weights = weights / weights.sum()
-        self.means, self.std = means, std
+        if classes is not None and classes.shape != weights.shape:
+            raise ValueError(
+                f"classes must be (K,) = {tuple(weights.shape)}, got {tuple(classes.shape)}."
+            )
+        self.means, self.std, self.classes = means, std, classes
         self._modal = process.to(means)
         self._var = std.reshape(len(std), *[1] * (means.ndim - std.ndim), *std.shape[1:]) ** 2
 
@@ -115,7 +130,12 @@ class GaussianMixture(Oracle):
         means, var, weights = (part.to(x) for part in (self._modal, self._var, self.weights))
         residual, spread = x - means, 1 + var * g
         energy = (residual**2 * (g / spread) + spread.log()).flatten(2).sum(-1)
-        return weights.log() - energy / 2, residual, spread
+        log_weight = weights.log() - energy / 2
+        label = self.conditions().get("label")
+        if label is not None and self.classes is not None:
+            other = (label[:, None] != self.classes) & (label[:, None] >= 0)
+            log_weight = log_weight.masked_fill(other, -math.inf)
+        return log_weight, residual, spread
 
     def posterior(self, x: Tensor, precision: Tensor) -> Tensor:
         """Return E[x0] given the estimate x, (B, *shape)."""

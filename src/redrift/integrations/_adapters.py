@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from redrift.denoise import Denoiser, Guided
-from redrift.integrations._schedule import complete, net_time, prediction_of, process_of
+from redrift.integrations._laws import Law, check_class, law_of
+from redrift.integrations._words import complete
 
 Call = Callable[..., Tensor]
 _KINDS = (
@@ -33,12 +34,13 @@ class Network(nn.Module):
     Args:
         net: one of the kinds named in the error below.
         pixels: pixels per latent, which SDXL is told the picture's size in.
+        sign: factor that makes the output the prediction.
 
     Raises:
         ValueError: for another kind of network.
     """
 
-    def __init__(self, net: nn.Module, pixels: int = 8) -> None:
+    def __init__(self, net: nn.Module, pixels: int = 8, sign: float = 1.0) -> None:
         super().__init__()
         kind = next((c.__name__ for c in type(net).__mro__ if c.__name__ in _KINDS), None)
         if kind is None:
@@ -46,10 +48,14 @@ class Network(nn.Module):
                 f"{type(net).__name__} is not one of {', '.join(_KINDS)}: wrap it yourself in a function "
                 "net(x, t, **cond) and give it to rd.Denoiser."
             )
-        self.net, self.kind, self.pixels = net, kind, pixels
+        self.net, self.kind, self.pixels, self.sign = net, kind, pixels, sign
 
     def forward(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:  # noqa: ANN401
         """Return the network's prediction, of x's shape."""
+        out = self._ask(x, t, **cond)
+        return out if self.sign == 1 else self.sign * out
+
+    def _ask(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:  # noqa: ANN401
         if self.kind == "FluxTransformer2DModel":
             return self._flux(x, t, **cond)
         if self.kind == "UNet2DConditionModel" and "text_embeds" in cond:
@@ -119,16 +125,21 @@ def denoiser(
             "a network alone does not say its noise schedule: give scheduler=, such as the "
             "pipeline's scheduler or its config."
         )
-    config = scheduler if isinstance(scheduler, Mapping) else scheduler.config
-    config = {"prediction_type": "epsilon", **complete(config)}
-    scale = net_time(config)
+    law = _law(scheduler)
     model = Denoiser(
-        Network(net, _pixels(pipe)).eval(), process_of(config), prediction_of(config),
-        time=None if scale == 1 else lambda t: scale * t,
+        Network(net, _pixels(pipe), law.sign).eval(), law.process, law.predicts, time=law.told,
     )  # fmt: skip
     if guidance == 1:
         return model
     return Guided(model, guidance, _null(pipe, net, negative_prompt, options))
+
+
+def _law(scheduler: Any) -> Law:  # noqa: ANN401
+    """Return the law of a scheduler or its configuration."""
+    given = isinstance(scheduler, Mapping)
+    config = scheduler if given else scheduler.config
+    check_class(config, None if given else type(scheduler).__name__)
+    return law_of({"prediction_type": "epsilon", **complete(config)})
 
 
 def _null(

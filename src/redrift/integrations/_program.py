@@ -11,19 +11,22 @@ operations, and none of them waits for the device.
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from redrift.process import Level
+from redrift.process import Level, Process
+from redrift.process.base import Wants
 from redrift.process.convert import mix
-from redrift.solvers import Plan, Row
+from redrift.solvers import FirstEvaluation, Plan, Row, StartUp
+from redrift.solvers.loop import Ask, Law, walk
+from redrift.solvers.loop import Move as NextState
 from redrift.solvers.multistep import single
-from redrift.solvers.plan import without
 
 Noise = Callable[[Tensor], Tensor]
 _STATE = -1  # slot of the state at the start of the row; predictions have the index of their ask
@@ -54,6 +57,7 @@ class Instruction:
         ratio: Q / P of the prediction that is kept, or None where it is the output itself.
         moves: run in order; the result of the last is the host's next state.
         forget: predictions that nothing uses after this.
+        lasts: whether the row's first state, if it is handed over here, is used after the next one.
     """
 
     level: Level
@@ -61,14 +65,34 @@ class Instruction:
     ratio: float | None
     moves: tuple[Move, ...]
     forget: tuple[int, ...]
+    lasts: bool
 
 
 @dataclass
 class Run:
-    """State of one run of a program: plain data, so that it can be copied."""
+    """State of one run of a program: plain data, so that it can be copied.
+
+    A host may hand outputs over in memory that it fills again. The first outputs are copied and held, so
+    that the allocator gives their memory to nobody else: if an address comes back, all are copied.
+    """
 
     state: Tensor | None = None
     kept: dict[int, Tensor] = field(default_factory=dict)
+    held: list[Tensor] = field(default_factory=list)
+    reused: bool | None = None
+
+    def own(self, output: Tensor, span: int) -> Tensor:
+        """Return an output in memory of its own; no output is used later than `span` evaluations on."""
+        if self.reused is None:
+            address = output.untyped_storage().data_ptr()
+            if any(address == before.untyped_storage().data_ptr() for before in self.held):
+                self.reused, self.held = True, []
+            elif len(self.held) >= span:
+                self.reused, self.held = False, []
+            else:
+                self.held.append(output)
+                return output.clone()
+        return output.clone() if self.reused else output
 
 
 @dataclass(frozen=True)
@@ -84,6 +108,18 @@ class Program:
     plan: Plan
     predicts: str
     instructions: tuple[Instruction, ...]
+
+    @functools.cached_property
+    def span(self) -> int:
+        """Return how many evaluations later an output is used at most."""
+        gaps = (
+            i - slot
+            for i, step in enumerate(self.instructions)
+            for move in step.moves
+            for slot, _ in move.weights
+            if slot != _STATE
+        )
+        return max(gaps, default=0)
 
     def __len__(self) -> int:
         """Return the number of evaluations."""
@@ -101,9 +137,11 @@ class Program:
         """
         step = self.instructions[i]
         if step.fresh:
-            run.state = sample
-        kept = output if step.ratio is None else torch.add(sample, output, alpha=step.ratio)
-        run.kept[i] = kept
+            run.state = sample.clone() if step.lasts else sample
+        if step.ratio is not None:
+            run.kept[i] = torch.add(sample, output, alpha=step.ratio)
+        else:
+            run.kept[i] = output if i in step.forget else run.own(output, self.span)
         result = sample
         for move in step.moves:
             result = self._combine(move, run)
@@ -136,7 +174,7 @@ def compile_plan(plan: Plan, predicts: str, rows: Sequence[Row] | None = None) -
 
     Raises:
         ValueError: if the plan has tables per frequency or block, begins with a row that asks for
-            nothing (churn), or asks ahead of its start where the state would have to be scaled
+            nothing (churn), or asks below its start where the state would have to be scaled
             (processes that do not preserve the variance): a host's loop cannot run these.
     """
     process = plan.process
@@ -144,10 +182,10 @@ def compile_plan(plan: Plan, predicts: str, rows: Sequence[Row] | None = None) -
         raise ValueError(
             f"a scheduler needs a process with one noise level, got {process.describe()}."
         )
-    if rows is None and plan.asks_ahead and not _asks_at_its_start(plan.rows[0]):
+    if rows is None and plan.skips_start and not _asks_at_its_start(plan.rows[0]):
         raise ValueError(
-            f"the plan {plan.name!r} asks ahead of its start, at a state scaled from it, which a host's loop "
-            "cannot hand over; leave ahead out on processes that do not preserve the variance."
+            f"the plan {plan.name!r} asks below its start, at a state scaled from it, which a host's loop "
+            "cannot hand over; leave first_sigma out on processes that do not preserve the variance."
         )
     rows = list(plan.rows) if rows is None else list(rows)
     if not (rows[0].asks and _asks_at_its_start(rows[0])):
@@ -155,56 +193,81 @@ def compile_plan(plan: Plan, predicts: str, rows: Sequence[Row] | None = None) -
             f"the plan {plan.name!r} begins with a row that asks the network for nothing, or not at the "
             "state it starts from; a host's loop begins with an evaluation: leave churn out."
         )
-    levels = [level for row in rows for level in row.asks]
-    pairs = [mix(process, level, predicts, plan.wants) for level in levels]
-    moves: list[list[Move]] = [[] for _ in levels]
-    fresh: list[bool] = []
-    memory: list[int] = []
-    for row in rows:
-        own: list[int] = []
-        for s in range(len(row.asks)):
-            fresh.append(s == 0 and (row.fresh or row is rows[0]))
-            if not fresh[-1]:
-                moves[len(fresh) - 2].append(_move(row, s, own, memory, pairs))
-            own.append(len(fresh) - 1)
-        moves[len(fresh) - 1].append(_move(row, -1, own, memory, pairs))
-        memory = ([own[j] for j in row.keep] + memory)[: plan.history]
-    return Program(plan, predicts, tuple(_instructions(levels, fresh, pairs, moves)))
+    recorder = _Recorder(process, predicts, plan.wants)
+    recorder.record(rows, plan.history)
+    return Program(plan, predicts, tuple(recorder.instructions()))
 
 
-def _move(
-    row: Row, s: int, own: list[int], memory: list[int], pairs: list[tuple[float, float]]
-) -> Move:
-    """Return the combination that stage s of a row asks for."""
-    on_state, *on_predictions = row.weights[s]
-    weights: list[tuple[int, float]] = [(_STATE, float(on_state))]  # pyright: ignore
-    for slot, weight in zip([*own, *memory], on_predictions):  # noqa: B905 - short rows leave out
-        if weight is not None:
-            P, Q = pairs[slot]
-            weights.append((slot, float(weight) * (P or Q)))
-    state = s == -1
-    noise = float(row.B) if state and row.B is not None else 0.0
-    kept = tuple((slot, weight) for slot, weight in weights if weight)
-    return Move(kept or weights[:1], noise, state)  # pyright: ignore[reportArgumentType]
+class _Recorder:
+    """Walks rows with slots in place of states, and writes down every sum.
 
+    A state is the slot of a prediction, the index of its evaluation, or a `Move` that the host's next
+    state is made of.
+    """
 
-def _instructions(
-    levels: list[Level],
-    fresh: list[bool],
-    pairs: list[tuple[float, float]],
-    moves: list[list[Move]],
-) -> list[Instruction]:
-    """Put the parts together, and say when each prediction is no longer needed."""
-    used = {i: i for i in range(len(levels))}
-    for i, several in enumerate(moves):
-        for move in several:
-            used.update({slot: i for slot, _ in move.weights if slot != _STATE})
-    out: list[Instruction] = []
-    for i, level in enumerate(levels):
-        P, Q = pairs[i]
-        forget = tuple(slot for slot, end in used.items() if end == i)
-        out.append(Instruction(level, fresh[i], Q / P if P else None, tuple(moves[i]), forget))
-    return out
+    def __init__(self, process: Process, predicts: str, wants: Wants) -> None:
+        self.process, self.predicts, self.wants = process, predicts, wants
+        self.levels: list[Level] = []
+        self.pairs: list[tuple[float, float]] = []
+        self.fresh: list[bool] = []
+        self.moves: list[list[Move]] = []
+        self.state: Any = _STATE
+
+    def record(self, rows: Sequence[Row], history: int) -> None:
+        """Walk the rows, answering each question with the slot of its prediction."""
+        steps: Any = walk(rows, _STATE, history=history, done=self._done, add=self._sum)  # pyright: ignore
+        answer: Any = None
+        while True:
+            try:
+                request = steps.send(answer)
+            except StopIteration:
+                return
+            answer = self._ask(request) if isinstance(request, Ask) else self._draw(request)
+
+    def _ask(self, request: Ask) -> int:
+        fresh = request.z is self.state or not self.moves
+        if not fresh:  # the state of a stage is what the host is handed
+            self.moves[-1].append(request.z)  # pyright: ignore[reportArgumentType]
+        self.fresh.append(fresh)
+        self.levels.append(request.level)
+        self.pairs.append(mix(self.process, request.level, self.predicts, self.wants))
+        self.moves.append([])
+        return len(self.levels) - 1
+
+    def _draw(self, law: Law) -> NextState:
+        move: Any = law.mean
+        return NextState(move._replace(noise=float(law.scale)))
+
+    def _done(self, index: int, row: Row, state: Any) -> None:  # noqa: ANN401
+        self.state = state
+        self.moves[-1].append(state._replace(state=True))
+
+    def _sum(self, terms: Iterable[tuple[Any, Any]], modes: tuple[int, ...] = ()) -> Move:
+        """Return the combination, of the row's first state and earlier predictions."""
+        weights: list[tuple[int, float]] = []
+        for weight, slot in terms:
+            if weight is None:
+                continue
+            if slot is self.state:
+                weights.append((_STATE, float(weight)))
+            else:
+                P, Q = self.pairs[slot]
+                weights.append((slot, float(weight) * (P or Q)))
+        kept = tuple((slot, weight) for slot, weight in weights if weight)
+        return Move(kept or tuple(weights[:1]), 0.0, False)
+
+    def instructions(self) -> Iterator[Instruction]:
+        """Put the parts together, and say when each prediction is no longer needed."""
+        used = {i: i for i in range(len(self.levels))}
+        for i, several in enumerate(self.moves):
+            for move in several:
+                used.update({slot: i for slot, _ in move.weights if slot != _STATE})
+        for i, level in enumerate(self.levels):
+            P, Q = self.pairs[i]
+            forget = tuple(slot for slot, end in used.items() if end == i)
+            ratio = Q / P if P else None
+            lasts = not all(self.fresh[i + 1 : i + 2])
+            yield Instruction(level, self.fresh[i], ratio, tuple(self.moves[i]), forget, lasts)
 
 
 def enter(program: Program, i: int) -> Program:
@@ -220,7 +283,7 @@ def enter(program: Program, i: int) -> Program:
     """
     if i == 0:
         return program
-    plan = without(program.plan, starter=False, ahead=None)
+    plan = program.plan.without(StartUp, FirstEvaluation)
     left = len(program) - i
     to_come = [step.level for step in program.instructions[i:]]
     for j in range(1, plan.steps):
@@ -235,7 +298,7 @@ def enter(program: Program, i: int) -> Program:
 
 
 def _singles(plan: Plan, levels: Sequence[Level]) -> list[Row]:
-    """Return steps of order 1 between levels; two equal ones make a step that stays."""
+    """Return steps of order 1 between levels; between two equal ones the state is kept as it is."""
     rows: list[Row] = []
     for here, there in itertools.pairwise(levels):
         if torch.equal(here.t, there.t):

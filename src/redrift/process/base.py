@@ -22,14 +22,16 @@ Papers: DEIS, arXiv:2204.13902 (k = 1); gDDIM, arXiv:2206.05564 (matrix case, K_
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from redrift._core.linalg import inverse, product, transpose
-from redrift.process.gauge import rotation
+from redrift.process.rotation import rotation
 
 Wants = Literal["eps", "x0", "v"]
 
@@ -49,9 +51,37 @@ class Level(NamedTuple):
     root: Tensor
     kind: str = "R"
 
+    @property
+    def sigma(self) -> float:
+        """Return the noise level sigma / alpha, of the loudest mode; infinite without signal."""
+        noise = self.root.detach().abs().amax((-2, -1))
+        return float((noise / self.signal.detach().abs().amax((-2, -1))).max())
+
+
+_OF_NUMBERS = (
+    *("signal", "cov", "drift", "diffusion", "clock", "unclock", "clock_rate"),
+    *("psi", "root", "level", "alpha", "sigma", "log_alpha_rate"),
+)
+
+
+def _of_numbers(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a method's times be numbers, too."""
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any) -> Any:  # noqa: ANN401
+        return method(self, *(_as_time(a) if isinstance(a, (float, int)) else a for a in args))
+
+    return call
+
+
+def _as_time(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
+
 
 class Process(ABC):
     """A linear SDE. Subclasses give `signal`, `cov`, `drift`, `diffusion`; the rest follows.
+
+    Times are numbers or float64 tensors.
 
     Attributes:
         k: size of the blocks (1, or 2 for position and velocity).
@@ -64,6 +94,13 @@ class Process(ABC):
     modes: tuple[int, ...] = ()
     sigma_data: float = 1.0
     spacing: str = "quadratic"
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:  # noqa: ANN401
+        """Let the times of the subclass's methods be numbers."""
+        super().__init_subclass__(**kwargs)
+        for name in _OF_NUMBERS:
+            if name in cls.__dict__:
+                setattr(cls, name, _of_numbers(cls.__dict__[name]))
 
     @property
     def horizon(self) -> float:
@@ -96,22 +133,27 @@ class Process(ABC):
     def diffusion(self, t: Tensor) -> Tensor:
         """Return G(t)."""
 
+    @_of_numbers
     def clock(self, t: Tensor) -> Tensor:
         """Return the variable of the quadrature and the default polynomials; monotone in t."""
         return t
 
+    @_of_numbers
     def unclock(self, w: Tensor) -> Tensor:
         """Invert `clock`."""
         return w
 
+    @_of_numbers
     def clock_rate(self, t: Tensor) -> Tensor:
         """Return d clock / dt at t."""
         return torch.ones_like(t)
 
+    @_of_numbers
     def psi(self, s: Tensor, t: Tensor) -> Tensor:
         """Return the mean map from time t to time s, S(s) S(t)^-1."""
         return product(self.signal(s), inverse(self.signal(t)))
 
+    @_of_numbers
     def root(self, t: Tensor, kind: Literal["R", "L"] = "R") -> Tensor:
         r"""Return a root K of cov(t), K K^T = cov.
 
@@ -127,6 +169,7 @@ class Process(ABC):
         lower = torch.linalg.cholesky(cov)
         return lower if kind == "L" else lower @ rotation(self, t)
 
+    @_of_numbers
     def level(self, t: Tensor) -> Level:
         """Return the noise level at t, shape () or (B,)."""
         return Level(t, self.signal(t), self.root(t))
@@ -188,6 +231,10 @@ class Process(ABC):
         scale = (clean**2 + here.root**2).sqrt()
         # d phi / dt = (d rho / dt) / (1 + rho^2), d rho / dt = half / (S R): all at sigma_data
         return self.reading(end, "v")[0] * half * clean / (here.root * scale**2) / rate
+
+    def agrees(self, other: Process) -> bool:
+        """Say whether another process is the same law, but for the rounding of its constants."""
+        return self == other
 
     def describe(self) -> str:
         """Return a short name for reports, as in "VP, k=1"."""

@@ -11,6 +11,7 @@ differentiated by autograd for F and G, and by calibration for the time grid).
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import Literal
 
@@ -23,6 +24,13 @@ from redrift.process.base import Level, Process, Wants
 def table(value: Tensor) -> Tensor:
     """Shape a scalar function of time as a 1-by-1 table."""
     return value[..., None, None]
+
+
+def positive(name: str, **values: float) -> None:
+    """Refuse constants of a process that are not positive and finite."""
+    for argument, value in values.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} needs {argument} > 0 and finite, got {value}.")
 
 
 class ScalarProcess(Process):

@@ -9,7 +9,9 @@ from redrift._core.errors import choose
 from redrift.process.base import Process
 from redrift.process.blur import Blur
 from redrift.process.cld import CLD
-from redrift.process.others import EDM, VE, Brownian, Flow, OrnsteinUhlenbeck
+from redrift.process.exploding import EDM, VE, Brownian
+from redrift.process.flow import Flow
+from redrift.process.ornstein_uhlenbeck import OrnsteinUhlenbeck
 from redrift.process.table import TableProcess
 from redrift.process.vp import VP, SubVP
 

@@ -17,8 +17,9 @@ from redrift._core.errors import NumericalError
 from redrift._core.linalg import combine
 from redrift.process import Level, Process
 from redrift.solvers.coefficients import finite
-from redrift.solvers.loop import Ask, terms
-from redrift.solvers.plan import Plan, Row
+from redrift.solvers.loop import Ask, stages, terms
+from redrift.solvers.plan import Plan
+from redrift.solvers.row import Row
 
 _SAFETY, _LEAST, _MOST = 0.9, 0.2, 4.0
 _SMALLEST = 1e-5  # step, as a share of the first one the plan has
@@ -90,16 +91,13 @@ def adapt(
         closing = bool(left.abs() <= step.abs() * 1.01)
         next_t = stop if closing else process.unclock(process.clock(t) + step)
         (row,) = rule(process, (), t, next_t, left=1)
-        own = [first if first is not None else (yield Ask(z, row.start))]
+        own = yield from stages(row, z, modes=process.modes, ready=first)
         first = own[0]
-        for s in range(1, len(row.asks)):
-            stage = combine(terms(row, s, z, own, []), process.modes)
-            own.append((yield Ask(stage, row.asks[s])))
         assert row.error is not None
         estimate = combine(zip(row.error, own, strict=True), process.modes)
         size = float(estimate.double().pow(2).mean().sqrt()) * _weight(process, row.end)
         if size <= tol:
-            z = combine(terms(row, -1, z, own, []), process.modes)
+            z = combine(terms(row, -1, z, own), process.modes)
             if done is not None:
                 done(index, row, z)
             if closing:

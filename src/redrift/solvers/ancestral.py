@@ -18,10 +18,14 @@ from redrift._core.quadrature import lagrange
 from redrift.process import Process
 from redrift.process.base import Wants
 from redrift.solvers.coefficients import integrate, one, require_scalar, transfer
+from redrift.solvers.ends import End
 from redrift.solvers.multistep import single
-from redrift.solvers.plan import End, Plan, Row
+from redrift.solvers.plan import Plan
+from redrift.solvers.registry import register, solver
+from redrift.solvers.row import Row
 
 
+@register
 @dataclass(frozen=True)
 class Ancestral:
     r"""Rule: the posterior of the reference chain with the prediction in place of x0.
@@ -62,6 +66,7 @@ class Ancestral:
         return (Row(start, end, (start,), (one(A), A), ((), (C,)), B=scale, keep=(0,)),)
 
 
+@solver(fixed=1, needs_signal=True)
 def ddpm(
     process: Process, times: Tensor | Sequence[float], *, eta: float = 1.0, end: End = "min"
 ) -> Plan:
@@ -93,6 +98,7 @@ def ddpm(
     )  # fmt: skip
 
 
+@register
 @dataclass(frozen=True)
 class ExponentialSDE:
     r"""Rule: the exact exponential step of the SDE family, on x0 in log-SNR.
@@ -131,6 +137,7 @@ class ExponentialSDE:
         return (Row(start, end, (start,), (one(A), A), ((), C), B=scale, keep=(0,)),)
 
 
+@solver(order=2)
 def exponential_sde(
     process: Process,
     times: Tensor | Sequence[float],

@@ -1,18 +1,16 @@
 r"""One documented default per budget.
 
-Below 50 evaluations the grid matters more than the method: the defaults are Adams plans on v in the
-angle, whose kernel is bounded at both ends, on time grids fitted offline by `training/best_plan.py`
-to mixtures of several kinds and dimensions and, on VP, to networks, with a loss half of which is the
-worst tenth. At 5 to 7 evaluations a run that starts near sigma / alpha = 150 asks its first question
-ahead, at 22 (see `solvers.multistep`), on grids of its own. From 17 the plans are corrected (UniC,
-order 3) at high noise, which a network's roughness needs, and not at low noise, where narrow modes and
-finite data sets do not stand it on coarse grids: above the level .4 at 17, .1 at 20, .05 at 30, and
-everywhere from 50. Budgets between the fitted ones take grid and level between theirs. Each row of
-`best.json` says what it was fitted to; those marked "mixed" are means of fitted curves.
+Below 50 evaluations the grid matters more than the method. The defaults are Adams plans on the noise with
+polynomials in the flattened log noise level (`variable="softlog"`): on the noise, because the errors of a
+network are carried on at their own size and guidance does not blow up, and in that variable, because it
+meets narrow modes and wide data alike. Their time grids are fitted by `training/best_plan.py` to mixtures
+of several kinds, guided and not, to predictions with errors and to networks, with a loss half of which
+is the worst tenth. Budgets between the fitted ones take a grid between theirs.
 
-The grids were fitted for sigma / alpha from 150 to .01 (discrete VP models) and from 80 to .002 (EDM)
-and are stretched to other ends, but for those that ask ahead. `redrift.calibration` fits a grid to
-your own network.
+The grids were fitted for three ranges of sigma / alpha: 150 to .01 (discrete models of pixels), 80 to .002
+(EDM) and 14.6 to .03 (latent models). A process takes the nearest, stretched to its own ends, but a run
+never starts above the level that the grid was fitted for: what is higher is noise all the same, and a
+network's errors there would be amplified. `redrift.calibration` fits a grid to your own network.
 """
 
 from __future__ import annotations
@@ -28,13 +26,15 @@ import torch
 
 from redrift._core.errors import whole
 from redrift.process import Process, ScalarProcess, timegrid
+from redrift.solvers.ends import End
+from redrift.solvers.fractions import grid_of_fractions
 from redrift.solvers.multistep import deis
-from redrift.solvers.plan import End, Plan
-from redrift.solvers.warp import warped
+from redrift.solvers.plan import Plan
+from redrift.solvers.registry import solver
 
-_LEVELS = {"vp": 0.01, "edm": 0.002}  # sigma / alpha at the end of the fitted grids
-# evaluations for which the grids that ask ahead serve, and sigma / alpha at the start
-_AHEAD, _NEAR = range(5, 8), (100.0, 250.0)
+# sigma / alpha at both ends of the fitted grids
+_RANGES = {"vp": (150.0, 0.01), "edm": (80.0, 0.002), "latent": (14.6, 0.03)}
+_TOP = {"vp": 150.0, "edm": 80.0, "latent": 50.0}  # where their runs start at most
 
 
 @functools.lru_cache(maxsize=1)
@@ -42,6 +42,7 @@ def _fitted() -> dict[str, dict[str, dict[str, Any]]]:
     return json.loads(files("redrift.solvers").joinpath("best.json").read_text("utf-8"))
 
 
+@solver("best")
 def best_plan(
     process: Process,
     evaluations: int,
@@ -55,7 +56,8 @@ def best_plan(
     Args:
         process: the law. Processes without a single noise level get DEIS on their default grid.
         evaluations: budget, >= 1; all of it is used.
-        start: first time; None takes the process's default.
+        start: first time; None takes the process's default, or where that is higher the level that the
+            grid serves (sigma / alpha 150; 80 for EDM's range).
         stop: last time.
         end: "min", "zero" or "denoise" (out of the same budget), see `Plan.build`.
 
@@ -72,58 +74,60 @@ def best_plan(
     if not isinstance(process, ScalarProcess):
         order = min(3, budget)
         return deis(process, timegrid(process, budget, start=start, stop=stop), order=order,
-                    starter=False, end=end)  # fmt: skip
+                    startup=False, end=end)  # fmt: skip
     ends = timegrid(process, 1, start=start, stop=stop)
-    first, last = (math.exp(-float(w)) for w in process.clock(ends).clamp(-50, 50))
-    kind = min(_LEVELS, key=lambda name: abs(math.log(last / _LEVELS[name])))
-    if kind == "vp" and budget in _AHEAD and _NEAR[0] <= first <= _NEAR[1]:
-        kind = "vp ahead"
-    choice, covered = _between(_fitted()[kind], budget)
-    shares = torch.from_numpy(np.diff(covered))
-    times = warped(process, shares, (float(ends[0]), float(ends[1])))
-    return deis(process, times, wants="v", starter=False, end=end, **choice)
+    levels = [math.exp(-float(w)) for w in process.clock(ends).clamp(-50, 50)]
+    kind = min(_RANGES, key=lambda name: _distance(levels, _RANGES[name]))
+    first, last = (float(t) for t in ends)
+    loudest = _TOP[kind]
+    if start is None and levels[0] > loudest:
+        first = float(process.unclock(torch.tensor(-math.log(loudest), dtype=torch.float64)))
+    order, covered = _between(_fitted()[kind], budget)
+    times = grid_of_fractions(process, torch.from_numpy(np.diff(covered)), (first, last))
+    return deis(process, times, order=order, variable="softlog", startup=False, end=end)
 
 
-def _between(table: dict[str, dict[str, Any]], budget: int) -> tuple[dict[str, Any], Any]:
-    """Return the method and the covered share of the coordinate at each node.
+def best_order(steps: int) -> int:
+    """Return the order of the fitted plan of so many steps."""
+    return _between(_fitted()["vp"], max(steps, 1))[0]
 
-    The fitted curves, share covered against share of steps taken, and the levels at which correctors
-    stop are mixed linearly in the log of the budget; where the methods differ otherwise, the lower
-    budget's serve up to the higher one, and outside the fitted budgets the nearest serve.
+
+def _distance(levels: list[float], fitted: tuple[float, float]) -> float:
+    """Return how far ends are from fitted ones in log noise; no run starts above the highest."""
+    top, bottom = min(levels[0], _RANGES["vp"][0]), levels[1]
+    return abs(math.log(top / fitted[0])) + abs(math.log(bottom / fitted[1]))
+
+
+def _between(table: dict[str, dict[str, Any]], budget: int) -> tuple[int, Any]:
+    """Return the order and the covered share of the coordinate at each node.
+
+    The fitted curves, share covered against share of steps taken, are mixed linearly in the log of the
+    budget; where the orders differ, the lower budget's row serves up to the higher one, and outside the
+    fitted budgets the nearest serve.
     """
     known = sorted(int(key) for key in table)
     below = max((n for n in known if n <= budget), default=known[0])
     above = min((n for n in known if n >= budget), default=known[-1])
-    (choice, floor), (other, next_floor) = (_method(table[str(n)]) for n in (below, above))
-    if choice != other:
-        above, next_floor = below, floor
+    order = table[str(below)]["order"]
+    if order != table[str(above)]["order"]:
+        above = below
     u = np.linspace(0, 1, budget + 1)
-    curves = [_curve(table[str(n)]["shares"], u) for n in (below, above)]
+    curves = [monotone_curve(table[str(n)]["fractions"], u) for n in (below, above)]
     mix = 0.0 if above == below else math.log(budget / below) / math.log(above / below)
-    choice["order"] = min(choice["order"], budget)
-    if choice["corrector"]:
-        choice["corrector"] = (1 - mix) * floor + mix * next_floor or True
     covered = (1 - mix) * curves[0] + mix * curves[1]
     covered[0], covered[-1] = 0.0, 1.0
-    return choice, covered
+    return min(order, budget), covered
 
 
-def _method(row: dict[str, Any]) -> tuple[dict[str, Any], float]:
-    """Return the options of a row and the noise level at which its corrector stops, 0 for nowhere."""
-    found = {name: row[name] for name in ("order", "corrector", "ahead") if name in row}
-    level = found.get("corrector", False)
-    return {**found, "corrector": bool(level)}, 0.0 if isinstance(level, bool) else level
-
-
-def _curve(shares: list[float], u: Any) -> Any:  # noqa: ANN401
+def monotone_curve(fractions: list[float], u: Any) -> Any:  # noqa: ANN401
     """Return the share covered after a share u of the steps, monotone cubic between the nodes."""
-    nodes = np.linspace(0, 1, len(shares) + 1)
-    values = np.concatenate(([0.0], np.cumsum(shares)))
+    nodes = np.linspace(0, 1, len(fractions) + 1)
+    values = np.concatenate(([0.0], np.cumsum(fractions)))
     values /= values[-1]
     slopes = np.diff(values) / np.diff(nodes)
     inner = 2 * slopes[1:] * slopes[:-1] / (slopes[1:] + slopes[:-1])  # keeps it monotone
     tangent = np.concatenate((slopes[:1], inner, slopes[-1:]))
-    i = np.clip(np.searchsorted(nodes, u, side="right") - 1, 0, len(shares) - 1)
+    i = np.clip(np.searchsorted(nodes, u, side="right") - 1, 0, len(fractions) - 1)
     h = nodes[1] - nodes[0]
     s = (u - nodes[i]) / h
     jump = values[i + 1] - values[i]

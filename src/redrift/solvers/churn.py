@@ -19,13 +19,16 @@ from torch import Tensor
 from redrift._core.linalg import product
 from redrift.process import Process
 from redrift.solvers.coefficients import require_scalar
-from redrift.solvers.plan import Row, Rule
+from redrift.solvers.layers import Layer
+from redrift.solvers.registry import register
+from redrift.solvers.row import Row, Rule
 
 _MOST = math.sqrt(2) - 1
 
 
+@register
 @dataclass(frozen=True)
-class Churned:
+class Churned(Layer):
     """Rule: noise, then another rule's step from the raised level.
 
     Attributes:

@@ -25,7 +25,8 @@ from redrift.process import Level, Process, ScalarProcess
 from redrift.process.base import Wants
 from redrift.process.grids import vp_time
 
-VARIABLES = ("t", "rho", "logrho", "angle")
+VARIABLES = ("t", "rho", "logrho", "softlog", "angle")
+_FINE, _COARSE = 0.05, 5.0  # noise levels below and above which "softlog" is flat
 _NODES = 32
 
 
@@ -36,19 +37,31 @@ def variable(process: Process, name: str) -> Callable[[Tensor], Tensor]:
         process: whose time it is.
         name: "t" (the time of the linear VP schedule at the same noise level, so that a plan means
             the same on every scalar process; the own time where there is no single noise level),
-            "rho" (sigma / alpha), "logrho" or "angle" (arctan(rho / sigma_data)).
+            "rho" (sigma / alpha), "logrho", "softlog" (log rho flattened below .05 and above 5, where
+            data of unit scale are resolved or not seen yet: log((rho + .05) / (1 + rho / 5))) or
+            "angle" (arctan(rho / sigma_data)).
     """
     choose("variable", name, VARIABLES)
     if not isinstance(process, ScalarProcess):
         choose("variable", name, ("t",))
         return lambda t: t
-    clock, scale = process.clock, process.sigma_data
+    p = variable_of_log_snr(name, process.sigma_data)
+    return lambda t: p(process.clock(t))
+
+
+def variable_of_log_snr(name: str, scale: float) -> Callable[[Tensor], Tensor]:
+    """Return a polynomial variable as a function of half the log-SNR, for data of a scale."""
     return {
-        "t": lambda t: vp_time(clock(t)),
-        "rho": lambda t: torch.exp(-clock(t)),
-        "logrho": clock,
-        "angle": lambda t: torch.atan(torch.exp(-clock(t)) / scale),
+        "t": vp_time,
+        "rho": lambda w: torch.exp(-w),
+        "logrho": lambda w: w,
+        "softlog": lambda w: _softlog(torch.exp(-w)),
+        "angle": lambda w: torch.atan(torch.exp(-w) / scale),
     }[name]
+
+
+def _softlog(rho: Tensor) -> Tensor:
+    return torch.log(rho + _FINE) - torch.log1p(rho / _COARSE)
 
 
 def one(like: Tensor) -> Tensor:

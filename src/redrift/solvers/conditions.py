@@ -24,7 +24,7 @@ from torch import Tensor
 
 from redrift._core.quadrature import phi
 from redrift.process import EDM
-from redrift.solvers.plan import Row, Rule
+from redrift.solvers.row import Row, Rule
 
 _LEVELS = 6  # of the extrapolation to h = 0
 

@@ -16,22 +16,24 @@ from torch import Tensor
 from redrift._core.errors import whole
 from redrift.process import Process
 from redrift.solvers.coefficients import constant, finite, moments, one, transfer
+from redrift.solvers.ends import End, LowerLast
 from redrift.solvers.exprk import RungeKutta, single_step
 from redrift.solvers.multistep import single
-from redrift.solvers.plan import End, Plan, Row
+from redrift.solvers.plan import Plan
+from redrift.solvers.registry import Options, register, solver
+from redrift.solvers.row import Row, Rule
 
 
+@register
 @dataclass(frozen=True)
 class DPMpp:
-    """Rule: multistep DPM-Solver++ with the slopes of its paper and no starter.
+    """Rule: multistep DPM-Solver++ with the slopes of its paper and no start-up.
 
     Attributes:
         order: 1 to 3.
-        lower_final: whether the last step drops to order 1.
     """
 
     order: int
-    lower_final: bool = False
 
     def __call__(
         self, process: Process, past: Sequence[Tensor], t: Tensor, next_t: Tensor, *, left: int
@@ -41,8 +43,6 @@ class DPMpp:
         usable = [point for point in past if finite(process, point)]
         order = min(self.order, len(usable) + 1)
         if not (finite(process, t) and finite(process, next_t)):
-            order = 1
-        if self.lower_final and left == 0:
             order = 1
         if order == 1:
             return (single(process, "x0", start, end),)
@@ -68,6 +68,11 @@ class DPMpp:
         return (Row(start, end, (start,), (one(A), A), ((), C), keep=(0,)),)
 
 
+def _stages(options: Options) -> int:
+    return options["order"] if options.get("single", False) else 1
+
+
+@solver(order=2, stages=_stages)
 def dpmpp(
     process: Process,
     times: Tensor | Sequence[float],
@@ -75,7 +80,7 @@ def dpmpp(
     order: int = 2,
     single: bool = False,
     lower_final: bool = False,
-    first: int = 0,
+    first_stages: int = 0,
     end: End = "min",
 ) -> Plan:
     """Build DPM-Solver++ as published: single-step (2S, 3S) or multistep (2M, 3M).
@@ -88,7 +93,7 @@ def dpmpp(
         order: 1, 2 or 3. Multistep order 3 converges with order 2 (its slopes are approximate).
         single: stages within the step instead of earlier predictions.
         lower_final: multistep only: last step of order 1.
-        first: single-step only: stages of a shorter first step, see `res`.
+        first_stages: single-step only: of a shorter first step, see `res`.
         end: "min", "zero" or "denoise", see `Plan.build`.
 
     Cost: `order` evaluations per step single-step, 1 multistep.
@@ -96,9 +101,9 @@ def dpmpp(
     whole("order", order, most=3)
     if single:
         c2 = 1 / 2 if order == 2 else 1 / 3
-        rule = RungeKutta(order, "x0", "dpmpp", c2, 2 / 3)
-        return single_step(process, times, rule, first, "DPM-Solver++", end)
-    rule = DPMpp(order, lower_final)
+        stages = RungeKutta(order, "x0", "dpmpp", c2, 2 / 3)
+        return single_step(process, times, stages, first_stages, "DPM-Solver++", end)
+    rule: Rule = LowerLast(DPMpp(order)) if lower_final else DPMpp(order)
     name = f"DPM-Solver++ order {order}, multistep"
     papers = ("dpmpp",)
     return Plan.build(

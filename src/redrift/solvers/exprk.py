@@ -33,8 +33,12 @@ from redrift.process import Level, Process
 from redrift.process.base import Wants
 from redrift.solvers.churn import churned
 from redrift.solvers.coefficients import constant, finite, fraction, moments, one, transfer
-from redrift.solvers.multistep import Adams, single
-from redrift.solvers.plan import End, Plan, Row
+from redrift.solvers.ends import End, LowerLast
+from redrift.solvers.multistep import Adams, layered, single
+from redrift.solvers.plan import Plan
+from redrift.solvers.registry import Options, register, solver
+from redrift.solvers.row import Row, Rule
+from redrift.solvers.startup import extra_evaluations
 
 _STAGES = {2: (1 / 2, 0.0), 3: (1 / 3, 2 / 3)}  # positions in a shorter first step
 
@@ -53,6 +57,7 @@ def gamma(c2: float, c3: float) -> float:
     return value
 
 
+@register
 @dataclass(frozen=True)
 class RungeKutta:
     """Rule: an exponential Runge-Kutta step of 1, 2 or 3 stages.
@@ -64,7 +69,7 @@ class RungeKutta:
         c2: position of the second stage in log-SNR.
         c3: position of the third.
         steps: number of steps of the whole run, if its first step is a shorter one.
-        first: stages of that first step, 0 for none.
+        first_stages: of that first step, 0 for none.
     """
 
     order: int
@@ -73,14 +78,15 @@ class RungeKutta:
     c2: float = 1 / 2
     c3: float = 2 / 3
     steps: int = 0
-    first: int = 0
+    first_stages: int = 0
 
     def __call__(
         self, process: Process, past: Sequence[Tensor], t: Tensor, next_t: Tensor, *, left: int
     ) -> Sequence[Row]:
         """Return the step's row."""
         start, end = process.level(t), process.level(next_t)
-        order = self.first if self.first and left == self.steps - 1 else self.order
+        shorter = self.first_stages and left == self.steps - 1
+        order = self.first_stages if shorter else self.order
         if order == 1 or not (finite(process, t) and finite(process, next_t)):
             row = single(process, self.wants, start, end)
             return (Row(start, end, row.asks, row.A, row.C),)
@@ -127,6 +133,11 @@ class RungeKutta:
         return Row(start, end, (start, middle, middle, end), (one(A), half, half, A, A), C)
 
 
+def _stages(options: Options) -> int:
+    return 1 if options.get("multistep", False) else options["order"]
+
+
+@solver(order=2, stages=_stages, extra=extra_evaluations)
 def res(
     process: Process,
     times: Tensor | Sequence[float],
@@ -136,9 +147,9 @@ def res(
     c2: float | None = None,
     c3: float | None = None,
     wants: Wants = "x0",
-    starter: bool = True,
+    startup: bool = True,
     lower_final: bool = False,
-    first: int = 0,
+    first_stages: int = 0,
     corrector: bool = False,
     churn: float = 0.0,
     end: End = "min",
@@ -155,9 +166,9 @@ def res(
         c2: position of the second stage in log-SNR; 1/2 at order 2, 1/3 at order 3.
         c3: position of the third stage; 2/3.
         wants: reading, "x0" or "eps".
-        starter: multistep only: keep the order through the first step, see `deis`.
+        startup: multistep only: keep the order through the first step, see `deis`.
         lower_final: multistep only: last step of order 1.
-        first: single-step only: stages of a shorter first step, which uses up the remainder of a
+        first_stages: single-step only: stages of a shorter first step, which uses up the remainder of a
             budget (first, because the same step costs most accuracy at the end).
         corrector: multistep only: correct every step for free, see `deis`.
         churn: single-step only: EDM's noise injection per run, see `heun`.
@@ -166,15 +177,16 @@ def res(
     Raises:
         ValueError: if the order is not 1 to 3, or the stages allow no method of it.
 
-    Cost: `order` evaluations per step single-step, 1 multistep (+ order - 2 with the starter).
+    Cost: `order` evaluations per step single-step, 1 multistep (+ order - 2 with the start-up).
     """
     whole("order", order, most=3)
     choose("wants", wants, ("x0", "eps"))
     if multistep:
-        if c2 is not None or c3 is not None or first or churn:
-            raise ValueError("c2, c3, first and churn belong to single-step RES.")
+        if c2 is not None or c3 is not None or first_stages or churn:
+            raise ValueError("c2, c3, first_stages and churn belong to single-step RES.")
         variable = "logrho" if process.k == 1 and not process.modes else "t"
-        rule = Adams(wants, variable, order, starter, lower_final, corrector)
+        rule: Rule = Adams(wants, variable, order)
+        rule = layered(LowerLast(rule) if lower_final else rule, order, startup, corrector)
         name = f"RES order {order}, multistep{', corrected' if corrector else ''}"
         papers = ("res", "unipc") if corrector else ("res",)
         return Plan.build(
@@ -189,16 +201,17 @@ def res(
         gamma(c2, c3)
     elif not 0 < c2 <= 1:
         raise ValueError(f"c2 must lie in (0, 1], got {c2}.")
-    rule = RungeKutta(order, wants, "res", c2, c3)
-    return single_step(process, times, rule, first, "RES", end, churn)
+    stages = RungeKutta(order, wants, "res", c2, c3)
+    return single_step(process, times, stages, first_stages, "RES", end, churn)
 
 
+@solver(fixed=4, stages=lambda options: 4)
 def krogstad(
     process: Process,
     times: Tensor | Sequence[float],
     *,
     wants: Wants = "x0",
-    first: int = 0,
+    first_stages: int = 0,
     end: End = "min",
 ) -> Plan:
     """Build Krogstad's four-stage exponential Runge-Kutta method of order 4.
@@ -207,30 +220,30 @@ def krogstad(
         process: the law.
         times: (steps + 1,) strictly decreasing times.
         wants: reading, "x0" or "eps".
-        first: stages of a shorter first step, 0 for none, see `res`.
+        first_stages: of a shorter first step, 0 for none, see `res`.
         end: "min", "zero" or "denoise", see `Plan.build`.
 
     Cost: 4 evaluations per step.
     """
     choose("wants", wants, ("x0", "eps"))
     rule = RungeKutta(4, wants, "res", 1 / 2, 1 / 2)
-    return single_step(process, times, rule, first, "Krogstad", end)
+    return single_step(process, times, rule, first_stages, "Krogstad", end)
 
 
 def single_step(
     process: Process,
     times: Tensor | Sequence[float],
     rule: RungeKutta,
-    first: int,
+    first_stages: int,
     family: str,
     end: End,
     churn: float = 0.0,
 ) -> Plan:
-    """Build a single-step plan; `first` counts the stages of its first step."""
-    whole("first", first, least=0, most=rule.order - 1)
+    """Build a single-step plan."""
+    whole("first_stages", first_stages, least=0, most=rule.order - 1)
     steps = len(times) - 1
-    if first:
-        rule = replace(rule, steps=steps - (end == "zero"), first=first)
+    if first_stages:
+        rule = replace(rule, steps=steps - (end == "zero"), first_stages=first_stages)
     papers = {"RES": ("res",), "DPM-Solver++": ("dpmpp",), "Krogstad": ("res",)}[family]
     name = f"{family} order {rule.order}, single-step{f', churn {churn:g}' if churn else ''}"
     return Plan.build(

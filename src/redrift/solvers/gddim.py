@@ -33,13 +33,17 @@ from redrift._core.linalg import inverse, product, transpose
 from redrift._core.quadrature import gauss_legendre, lagrange
 from redrift.process import Process
 from redrift.solvers.coefficients import one
+from redrift.solvers.ends import End
 from redrift.solvers.multistep import MOST, deis
-from redrift.solvers.plan import End, Plan, Row
+from redrift.solvers.plan import Plan
+from redrift.solvers.registry import register, solver
+from redrift.solvers.row import Row
 
 _NODES = 32
 _SUBSTEPS = 4  # of the transition between two quadrature nodes
 
 
+@register
 @dataclass(frozen=True)
 class CholeskyAdams:
     """Rule: exponential Adams-Bashforth on the noise in Cholesky coordinates, the control.
@@ -72,6 +76,7 @@ class CholeskyAdams:
         return (Row(start, end, (start,), (one(A), A), ((), tuple(C)), keep=(0,)),)
 
 
+@register
 @dataclass(frozen=True)
 class Stochastic:
     """Rule: the exact step of the lambda family with a polynomial for the clean state.
@@ -162,6 +167,7 @@ def _root_of(cov: Tensor) -> Tensor:
     return vectors * values.clamp_min(0).sqrt()[..., None, :]
 
 
+@solver(order=3)
 def gddim(
     process: Process,
     times: Tensor | Sequence[float],
@@ -219,5 +225,5 @@ def gddim(
             process, times, CholeskyAdams(order), wants="eps", order=order, name=name,
             papers=("gddim",), end=end,
         )  # fmt: skip
-    plan = deis(process, times, order=order, starter=False, corrector=corrector, end=end)
+    plan = deis(process, times, order=order, startup=False, corrector=corrector, end=end)
     return plan.named(name, ("gddim",))

@@ -7,13 +7,15 @@ step by step, a fit with gradients.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
 from redrift._core.linalg import combine
 from redrift.process import Level
-from redrift.solvers.plan import Row
+from redrift.solvers.row import Row
+
+Answered = TypeVar("Answered")
 
 
 class Ask(NamedTuple):
@@ -63,6 +65,7 @@ def walk(
     history: int,
     past: Sequence[Tensor] = (),
     done: Callable[[int, Row, Tensor], None] | None = None,
+    add: Callable[..., Any] = combine,
 ) -> Generator[Ask | Law, Tensor | Move, Tensor]:
     """Walk the rows from z, asking for predictions and, where a row has noise, for a draw.
 
@@ -73,6 +76,7 @@ def walk(
         history: how many predictions to keep.
         past: predictions made before z, newest first.
         done: called after each row with its index, itself and the new state.
+        add: sums tables times states, as `combine` does; a compiler sums symbols instead.
 
     Yields:
         `Ask`, answered by the prediction, or `Law`, answered by a `Move`.
@@ -83,16 +87,9 @@ def walk(
     memory = list(past)
     ready: Tensor | None = None
     for index, (row, last) in enumerate(_and_last(rows)):
-        own: list[Tensor] = []
-        for s, level in enumerate(row.asks):
-            if s == 0 and row.fresh:
-                answer = ready if ready is not None else (yield Ask(z, level))
-            else:
-                stage = combine(terms(row, s, z, own, memory), modes)
-                answer = yield Ask(stage, level)
-            own.append(answer)  # pyright: ignore[reportArgumentType]
+        own = yield from stages(row, z, memory, modes=modes, ready=ready, add=add)
         ready = None
-        mean = combine(terms(row, -1, z, own, memory), modes)
+        mean = add(terms(row, -1, z, own, memory), modes)
         memory = ([own[j] for j in row.keep] + memory)[:history]
         if row.B is None:
             z = mean
@@ -109,10 +106,44 @@ def walk(
     return z
 
 
+def stages(
+    row: Row,
+    z: Tensor,
+    memory: Sequence[Tensor] = (),
+    *,
+    modes: tuple[int, ...] = (),
+    ready: Tensor | None = None,
+    add: Callable[..., Any] = combine,
+) -> Generator[Ask, Any, list[Tensor]]:
+    """Ask for the predictions of one row, stage by stage.
+
+    Args:
+        row: whose stages they are.
+        z: incoming modal state.
+        memory: predictions made before z, newest first.
+        modes: the process's modes.
+        ready: prediction at (z, row.start), which saves asking for it.
+        add: as in `walk`.
+
+    Yields:
+        `Ask`, answered by the prediction.
+
+    Returns:
+        the row's own predictions, oldest first.
+    """
+    own: list[Tensor] = []
+    for s, level in enumerate(row.asks):
+        if s == 0 and row.fresh:
+            own.append(ready if ready is not None else (yield Ask(z, level)))
+        else:
+            own.append((yield Ask(add(terms(row, s, z, own, memory), modes), level)))
+    return own
+
+
 def answered(
-    steps: Generator[Ask | Law, Tensor | Move, Tensor], predict: Callable[[Tensor, Level], Tensor]
-) -> Tensor:
-    """Answer every request of a deterministic walk by a prediction; return its last state."""
+    steps: Generator[Ask | Law, Any, Answered], predict: Callable[[Tensor, Level], Tensor]
+) -> Answered:
+    """Answer every request of a deterministic walk by a prediction; return what it returns."""
     try:
         request = next(steps)
         while True:
@@ -135,7 +166,7 @@ def _and_last(rows: Iterable[Row]) -> Iterator[tuple[Row, bool]]:
 
 
 def terms(
-    row: Row, s: int, z: Tensor, own: list[Tensor], memory: list[Tensor]
+    row: Row, s: int, z: Tensor, own: Sequence[Tensor], memory: Sequence[Tensor] = ()
 ) -> Iterator[tuple[Tensor | float | None, Tensor]]:
     """Pair the tables of stage s with the states they act on."""
     return zip(row.weights[s], (z, *own, *memory))  # noqa: B905 - a short row leaves older ones out

@@ -1,158 +1,28 @@
-r"""Plans: a sampler as data; `redrift.solvers.loop` is the one loop body that walks it.
-
-Within a step, stage s is $z_s = A_s z + \sum_j C_{sj} e_j$, where the $e_j$ are predictions from
-earlier stages of the step or from earlier steps, asked at the stage's own level; the last row gives
-the step's result, to which $B\,\xi$ may be added. Every solver of the library is such a table.
-
-A rule makes one step's rows from the times of the predictions at hand, so that adaptive runs,
-foreign timestep lists and starts in the middle make rows as they go. Rules compute on tensors
-and never branch on a time's value (but for where the first question is asked), so that a time grid can be
-fitted by autograd.
-"""
+"""Plans: a sampler as data; `redrift.solvers.loop` is the one loop body that walks it."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from redrift._core.errors import choose, whole
-from redrift._core.linalg import number
-from redrift.process import Level, Process, convert
+from redrift._core.files import write_atomically
+from redrift.process import PREDICTIONS, Process
 from redrift.process.base import Wants
+from redrift.solvers import store
+from redrift.solvers.ends import CleanEnd, End, clean_end
+from redrift.solvers.layers import Layer, layers, without
+from redrift.solvers.papers import bibtex
+from redrift.solvers.response import responses
+from redrift.solvers.row import Row, Rows, Rule
 
-End = Literal["min", "zero", "denoise"]
-Coefficients = tuple[Tensor | None, ...]
-_SMALL = 4096  # entries: steps with larger tables are made again when asked for, not kept
-
-
-@dataclass(frozen=True)
-class Row:
-    """One step, or part of one, as data.
-
-    Attributes:
-        start: level of the incoming state.
-        end: level of the result.
-        asks: levels at which the network is asked, in order; may be empty.
-        A: len(asks) + 1 tables on the incoming state: the stages, then the result. The first
-            is the identity when `fresh`, and is then not applied.
-        C: len(asks) + 1 tuples of tables on predictions: own ones so far, oldest first, then the
-            history, newest first; None is an absent term.
-        B: table on the noise added to the result, or None.
-        keep: which own predictions enter the history, newest first.
-        fresh: asks[0] is asked at (z, start), so that a ready prediction may answer it.
-        error: coefficients like C[-1], whose combination estimates the step's error, or None.
-    """
-
-    start: Level
-    end: Level
-    asks: tuple[Level, ...]
-    A: tuple[Tensor, ...]
-    C: tuple[Coefficients, ...]
-    B: Tensor | None = None
-    keep: tuple[int, ...] = ()
-    fresh: bool = True
-    error: Coefficients | None = None
-
-    @functools.cached_property
-    def weights(self) -> tuple[tuple[Tensor | float | None, ...], ...]:
-        """Return A and C of each stage side by side, single numbers as floats."""
-        return tuple(
-            tuple(None if table is None else number(table) for table in (a, *c))
-            for a, c in zip(self.A, self.C, strict=True)
-        )
-
-
-class Rule(Protocol):
-    """Makes one step's rows. Frozen dataclasses of their options are rules that can be saved."""
-
-    def __call__(
-        self, process: Process, past: Sequence[Tensor], t: Tensor, next_t: Tensor, *, left: int
-    ) -> Sequence[Row]:
-        """Return the rows from t to next_t.
-
-        Args:
-            process: the law.
-            past: times at which the predictions of the history were asked, newest first.
-            t: time of the incoming state; asked there only if past[0] != t.
-            next_t: time of the result.
-            left: number of steps after this one.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class CleanEnd:
-    """Rule: another rule's steps, and a last step that returns the predicted clean state.
-
-    Attributes:
-        rule: of the steps before.
-        wants: reading of the predictions.
-    """
-
-    rule: Rule
-    wants: Wants
-
-    def __call__(
-        self, process: Process, past: Sequence[Tensor], t: Tensor, next_t: Tensor, *, left: int
-    ) -> Sequence[Row]:
-        """Return the step's rows."""
-        if left:
-            return self.rule(process, past, t, next_t, left=left - 1)
-        start = process.level(t)
-        eye = torch.eye(process.k, dtype=t.dtype).expand_as(start.signal)
-        end = Level(next_t, eye, torch.zeros_like(eye))
-        A, C = convert(process, start, self.wants, "x0")
-        if past and torch.equal(past[0].detach(), t.detach()):
-            return (Row(start, end, (), (A,), ((C,),), fresh=False),)
-        return (Row(start, end, (start,), (eye, A), ((), (C,))),)
-
-
-class Rows(Sequence[Row]):
-    """The rows of a rule on a grid: made when first needed, kept while they are small."""
-
-    def __init__(self, rule: Rule, process: Process, times: Tensor, history: int) -> None:
-        self._rule, self._process, self._history = rule, process, history
-        self._times = times.unbind()
-        self._past: list[tuple[Tensor, ...]] = [()]
-        self._kept: dict[int, tuple[Row, ...]] = {}
-
-    @property
-    def steps(self) -> int:
-        """Return the number of steps."""
-        return len(self._times) - 1
-
-    def step(self, i: int) -> tuple[Row, ...]:
-        """Return the rows of step i."""
-        while len(self._past) <= i:
-            self._make(len(self._past) - 1)
-        return self._kept.get(i) or self._make(i)
-
-    def _make(self, i: int) -> tuple[Row, ...]:
-        past, last = self._past[i], self.steps - 1
-        t, next_t = self._times[i], self._times[i + 1]
-        rows = tuple(self._rule(self._process, past, t, next_t, left=last - i))
-        for row in rows:
-            past = tuple(row.asks[j].t for j in row.keep) + past
-        if len(self._past) == i + 1:
-            self._past.append(past[: self._history])
-        if sum(table.numel() for row in rows for table in row.A) <= _SMALL:
-            self._kept[i] = rows
-        return rows
-
-    def __iter__(self) -> Iterator[Row]:
-        for i in range(self.steps):
-            yield from self.step(i)
-
-    def __len__(self) -> int:
-        return sum(len(self.step(i)) for i in range(self.steps))
-
-    def __getitem__(self, i: Any) -> Any:  # noqa: ANN401
-        return list(self)[i]
+_LOUDEST = 1e5  # sigma / alpha up to which a plan on the noise may start
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,7 +95,7 @@ class Plan:
         if end != "min" and not isinstance(rule, CleanEnd):
             clean = times.new_tensor([process.clean])
             times = torch.cat((times[:-1] if end == "zero" else times, clean))
-            rule = CleanEnd(rule, wants)
+            rule = clean_end(rule, process, wants)
             check_times(process, times)
         whole("order", order)
         history = order - 1 if history is None else history
@@ -234,11 +104,13 @@ class Plan:
                 f"order={order} needs at least {order} steps, the grid has {len(times) - 1}; "
                 "lower the order or use a finer grid."
             )
-        process.reading(process.level(times[0].detach()), wants)
-        if wants == "eps" and not bool((process.signal(times[0].detach()) != 0).any()):
+        start = process.level(times[0].detach())
+        process.reading(start, wants)
+        if wants == "eps" and start.sigma > _LOUDEST and not process.modes:
             raise ValueError(
-                f"a plan that wants 'eps' cannot start at t={float(times[0])}, where the signal is "
-                "zero; start the grid below it, or use res or dpmpp, which want 'x0'."
+                f"a plan that wants 'eps' cannot start at t={float(times[0]):g}, where sigma / alpha is "
+                f"{start.sigma:.1e} and errors of the prediction grow as much; start the grid below "
+                f"{_LOUDEST:.0e} (rd.timegrid does), or use res or dpmpp, which want 'x0'."
             )
         rows = Rows(rule, process, times, history)
         return cls(process, times, wants, history, order, name, papers, rule, rows, stochastic)
@@ -254,10 +126,28 @@ class Plan:
         return len(self.times) - 1
 
     @property
-    def asks_ahead(self) -> bool:
-        """Return whether the first question is asked within the first step, not at its start."""
+    def skips_start(self) -> bool:
+        """Return whether the first evaluation is within the first step, not at its start."""
         first = self.rows[0].asks[:1]
         return bool(first) and bool(first[0].t != self.times[0])
+
+    def error_gain(self, predicts: str = "eps") -> float:
+        r"""Return how much a network's errors count in the sample: $\sqrt{\sum_j r_j^2}$.
+
+        With r_j the response of the sample to an error of unit size in evaluation j, for standard normal
+        data of scale sigma_data. DDIM's, `plan_for(process, n, solver="ddim").error_gain()`, is a measure to
+        compare with.
+
+        Args:
+            predicts: what the network predicts, and so has its errors in, as in `Denoiser`.
+
+        Raises:
+            ValueError: if the process has more than one noise level, or the prediction does not
+                determine what the plan wants.
+        """
+        choose("predicts", predicts, PREDICTIONS)
+        found = responses(self.process, self.rows, self.wants, self.history, predicts)
+        return float(found.norm())
 
     def named(self, name: str, papers: tuple[str, ...]) -> Plan:
         """Return the same plan under another name and other papers."""
@@ -286,6 +176,15 @@ class Plan:
             stochastic=self.stochastic,
         )  # fmt: skip
 
+    def without(self, *kinds: type) -> Plan:
+        """Return the plan without the layers of these kinds around its rule; itself if it has none.
+
+        Args:
+            kinds: such as `solvers.StartUp` or `solvers.UniC`.
+        """
+        rule = without(self.rule, *kinds)
+        return self if rule is self.rule else self.rebuilt(rule=rule)
+
     def start(self, i: int) -> Plan:
         """Return the plan of the steps from i on, its rows made anew with an empty history.
 
@@ -308,55 +207,44 @@ class Plan:
     def __str__(self) -> str:
         noise = "stochastic" if self.stochastic else "deterministic"
         counts = f"{self.steps} steps, {self.evaluations} evaluations"
-        if self.asks_ahead:
-            counts += f" (the first at t={float(self.rows[0].asks[0].t):.3g})"
-        if floor := option(self.rule, "floor"):
-            counts += f" (corrected above sigma / alpha = {floor:.3g})"
-        return f"{self.name} | {counts} | {self.process.describe()} | {noise}"
+        found = [layer for layer in layers(self.rule) if isinstance(layer, Layer)]
+        notes = [note for layer in reversed(found) if (note := layer.describe(self.rows))]
+        parts = (self.name, "".join((counts, *(f" ({note})" for note in notes))))
+        return " | ".join((*parts, self.process.describe(), noise))
 
     def cite(self) -> str:
         """Return the BibTeX of the papers whose methods the plan uses."""
-        from redrift.solvers.papers import bibtex
-
         return bibtex(self.papers)
 
-    def save(self, path: str) -> None:
-        """Write the plan to a JSON file; see `redrift.solvers.store`."""
-        from redrift.solvers.store import save
+    def to_json(self) -> str:
+        """Return the plan as a JSON object: its rule, times and process, never the rows.
 
-        save(self, path)
+        Raises:
+            ValueError: if its rule or process is the user's own and not registered.
+        """
+        return store.dump(
+            self.rule, self.process, times=self.times.tolist(), wants=self.wants, history=self.history,
+            order=self.order, name=self.name, papers=list(self.papers), stochastic=self.stochastic,
+        )  # fmt: skip
 
-    @staticmethod
-    def load(path: str) -> Plan:
-        """Read a plan from a JSON file; see `redrift.solvers.store`."""
-        from redrift.solvers.store import load
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Rebuild a plan from `to_json`: its tables are equal bit for bit.
 
-        return load(path)
+        Raises:
+            ValueError: if the text is not a plan of this format.
+        """
+        return cls.build(**store.parse(text))
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `to_json` to a file, whole or not at all."""
+        text = self.to_json()
+        write_atomically(path, lambda target: Path(target).write_text(text, encoding="utf-8"))
 
-def without(plan: Plan, **options: Any) -> Plan:  # noqa: ANN401
-    """Return the plan with `ahead`, `floor` or `starter`, which change no other attribute, as given.
-
-    Rules that lack an option pass over it; where none changes the plan itself is returned.
-    """
-    rule = varied(plan.rule, **options)
-    return plan if rule is plan.rule else plan.rebuilt(rule=rule)
-
-
-def option(rule: Any, name: str) -> Any:  # noqa: ANN401
-    """Return an option of a rule or of the rule inside it, None where neither has it."""
-    inner = getattr(rule, "rule", None)
-    return getattr(rule, name, None) if inner is None else option(inner, name)
-
-
-def varied(rule: Any, **options: Any) -> Any:  # noqa: ANN401
-    """Return a rule with other options, or the rule inside it; the same where none changes."""
-    inner = getattr(rule, "rule", None)
-    if inner is not None:
-        found = varied(inner, **options)
-        return rule if found is inner else replace(rule, rule=found)
-    new = {key: v for key, v in options.items() if getattr(rule, key, v) != v}
-    return replace(rule, **new) if new else rule
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Plan:
+        """Read a plan from a file of `save`."""
+        return cls.from_json(Path(path).read_text(encoding="utf-8"))
 
 
 def check_times(process: Process, times: Tensor | Sequence[float]) -> Tensor:

@@ -20,8 +20,11 @@ from redrift._core.errors import choose, whole
 from redrift.process import Process
 from redrift.solvers.churn import churned
 from redrift.solvers.coefficients import constant, finite, one, require_scalar
+from redrift.solvers.ends import End
 from redrift.solvers.multistep import single
-from redrift.solvers.plan import Coefficients, End, Plan, Row
+from redrift.solvers.plan import Plan
+from redrift.solvers.registry import Options, register, solver
+from redrift.solvers.row import Coefficients, Row
 
 # order, then the rows of a Butcher tableau below its first stage, the weights last
 TABLEAUS: dict[str, tuple[int, tuple[tuple[float, ...], ...]]] = {
@@ -41,6 +44,7 @@ _IPNDM = (
 )
 
 
+@register
 @dataclass(frozen=True)
 class RhoRungeKutta:
     """Rule: a classical Runge-Kutta step in sigma / alpha.
@@ -48,12 +52,12 @@ class RhoRungeKutta:
     Attributes:
         method: a name in TABLEAUS.
         steps: number of steps of the whole run, if its first step is a shorter one.
-        first: stages of that first step, 0 for none.
+        first_stages: of that first step, 0 for none.
     """
 
     method: str
     steps: int = 0
-    first: int = 0
+    first_stages: int = 0
 
     def __call__(
         self, process: Process, past: Sequence[Tensor], t: Tensor, next_t: Tensor, *, left: int
@@ -63,8 +67,8 @@ class RhoRungeKutta:
         if not (finite(process, t) and finite(process, next_t)):
             row = single(process, "eps", start, end)
             return (Row(start, end, row.asks, row.A, row.C),)
-        shorter = self.first and left == self.steps - 1
-        rows = TABLEAUS[_LOWER[self.first] if shorter else self.method][1]
+        shorter = self.first_stages and left == self.steps - 1
+        rows = TABLEAUS[_LOWER[self.first_stages] if shorter else self.method][1]
         rho = torch.exp(-process.clock(t))
         step = torch.exp(-process.clock(next_t)) - rho
         stages = [start]
@@ -79,6 +83,7 @@ class RhoRungeKutta:
         return (Row(start, end, tuple(stages), tuple(A), tuple(C)),)
 
 
+@register
 @dataclass(frozen=True)
 class IPNDM:
     """Rule: the constant step of DDIM on a combination of predictions with uniform weights.
@@ -101,12 +106,17 @@ class IPNDM:
         )
 
 
+def _stages(options: Options) -> int:
+    return len(TABLEAUS[choose("method", options.get("method", "kutta3"), TABLEAUS)][1])
+
+
+@solver(stages=_stages, needs_signal=True)
 def rho_rk(
     process: Process,
     times: Tensor | Sequence[float],
     method: str = "kutta3",
     *,
-    first: int = 0,
+    first_stages: int = 0,
     end: End = "min",
 ) -> Plan:
     """Build a classical Runge-Kutta method in sigma / alpha on the predicted noise.
@@ -117,7 +127,7 @@ def rho_rk(
         process: the law, with one noise level.
         times: (steps + 1,) strictly decreasing times.
         method: "heun", "midpoint" (order 2), "kutta3", "ralston3" (3) or "rk4" (4).
-        first: stages of a shorter first step, 0 for none, see `res`.
+        first_stages: of a shorter first step, 0 for none, see `res`.
         end: "min", "zero" or "denoise", see `Plan.build`.
 
     Raises:
@@ -128,9 +138,9 @@ def rho_rk(
     require_scalar(process, "rho_rk")
     choose("method", method, [name for name in TABLEAUS if name != "euler"])
     order, rows = TABLEAUS[method]
-    whole("first", first, least=0, most=len(rows) - 1)
+    whole("first_stages", first_stages, least=0, most=len(rows) - 1)
     steps = len(times) - 1 - (end == "zero")
-    rule = RhoRungeKutta(method, steps if first else 0, first)
+    rule = RhoRungeKutta(method, steps if first_stages else 0, first_stages)
     name = f"rho Runge-Kutta {method}, order {order}"
     return Plan.build(
         process, times, rule, wants="eps", order=order, history=0, name=name, papers=("deis",),
@@ -138,6 +148,7 @@ def rho_rk(
     )  # fmt: skip
 
 
+@solver(fixed=2, stages=lambda options: 2, end="denoise", remainder=False, needs_signal=True)
 def heun(
     process: Process,
     times: Tensor | Sequence[float],
@@ -176,6 +187,7 @@ def heun(
     )  # fmt: skip
 
 
+@solver(order=4, needs_signal=True)
 def ipndm(
     process: Process, times: Tensor | Sequence[float], *, order: int = 4, end: End = "min"
 ) -> Plan:

@@ -8,48 +8,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 from redrift._core.errors import choose
-from redrift._core.files import write_atomically
-from redrift.process import from_dict, to_dict
-from redrift.solvers.ancestral import Ancestral, ExponentialSDE
-from redrift.solvers.bend import Bent
-from redrift.solvers.churn import Churned
-from redrift.solvers.dpmpp import DPMpp
-from redrift.solvers.exprk import RungeKutta
-from redrift.solvers.gddim import CholeskyAdams, Stochastic
-from redrift.solvers.multistep import Adams
-from redrift.solvers.plan import CleanEnd, Plan, Rule
-from redrift.solvers.rhork import IPNDM, RhoRungeKutta
+from redrift.process import Process, from_dict, to_dict
+from redrift.solvers.registry import RULES
+from redrift.solvers.row import Rule
 
-_RULES: dict[str, Any] = {
-    rule.__name__: rule
-    for rule in (
-        Adams,
-        Ancestral,
-        Bent,
-        CholeskyAdams,
-        Churned,
-        CleanEnd,
-        DPMpp,
-        ExponentialSDE,
-        IPNDM,
-        RhoRungeKutta,
-        RungeKutta,
-        Stochastic,
-    )
-}
-_FORMAT = 1
+_FORMAT = 2
 
 
 def _rule_to_dict(rule: Any) -> dict[str, Any]:  # noqa: ANN401
     """Return a rule's kind and options, with the rule inside it, if any, likewise."""
     kind = type(rule).__name__
-    if _RULES.get(kind) is not type(rule):
-        raise ValueError(f"the rule {kind} is not one of {', '.join(_RULES)}: it cannot be saved.")
+    if RULES.get(kind) is not type(rule):
+        raise ValueError(
+            f"the rule {kind} is not registered, so a file cannot name it: put @rd.solvers.register above "
+            "the class, a frozen dataclass."
+        )
     options = {field.name: getattr(rule, field.name) for field in dataclasses.fields(rule)}
     if "rule" in options:
         options["rule"] = _rule_to_dict(options["rule"])
@@ -58,60 +34,33 @@ def _rule_to_dict(rule: Any) -> dict[str, Any]:  # noqa: ANN401
 
 def _rule_from_dict(data: dict[str, Any]) -> Rule:
     options = dict(data)
-    kind = _RULES[choose("rule", options.pop("kind"), _RULES)]
+    kind = RULES[choose("rule", options.pop("kind"), RULES)]
     if "rule" in options:
         options["rule"] = _rule_from_dict(options["rule"])
     return kind(**options)
 
 
-def to_json(plan: Plan) -> str:
-    """Return the plan as a JSON object.
+def dump(rule: Rule | None, process: Process, **rest: Any) -> str:  # noqa: ANN401
+    """Return a JSON object of a plan's rule, its process and the rest of `Plan.build`'s arguments.
 
     Raises:
-        ValueError: if its rule or process is the user's own, which a file cannot hold.
+        ValueError: if the rule or the process is the user's own and not registered.
     """
-    return json.dumps(
-        {
-            "format": _FORMAT,
-            "rule": _rule_to_dict(plan.rule),
-            "process": to_dict(plan.process),
-            "times": plan.times.tolist(),
-            "wants": plan.wants,
-            "history": plan.history,
-            "order": plan.order,
-            "name": plan.name,
-            "papers": list(plan.papers),
-            "stochastic": plan.stochastic,
-        },
-        indent=1,
-    )
+    kept = {"format": _FORMAT, "rule": _rule_to_dict(rule), "process": to_dict(process), **rest}
+    return json.dumps(kept, indent=1)
 
 
-def from_json(text: str) -> Plan:
-    """Rebuild a plan from `to_json`.
+def parse(text: str) -> dict[str, Any]:
+    """Return the arguments of `Plan.build` from `dump`'s text.
 
     Raises:
         ValueError: if the text is not a plan of this format.
     """
     try:
         data = json.loads(text)
-        rule = _rule_from_dict(data["rule"])
-        if data["format"] != _FORMAT:
-            raise ValueError(f"format {data['format']} is not the supported {_FORMAT}")
-        process = from_dict(data["process"])
-        names = ("wants", "history", "order", "name", "stochastic")
-        rest = {name: data[name] for name in names}
-        return Plan.build(process, data["times"], rule, papers=tuple(data["papers"]), **rest)
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        if data.pop("format") != _FORMAT:
+            raise ValueError(f"the plan is not of the supported format {_FORMAT}: make it anew.")
+        rule, process = _rule_from_dict(data.pop("rule")), from_dict(data.pop("process"))
+        return {"rule": rule, "process": process, **data, "papers": tuple(data["papers"])}
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(f"this is not a saved plan: {error!r}.") from error
-
-
-def save(plan: Plan, path: str | os.PathLike[str]) -> None:
-    """Write the plan to a JSON file, whole or not at all."""
-    text = to_json(plan)
-    write_atomically(path, lambda target: Path(target).write_text(text, encoding="utf-8"))
-
-
-def load(path: str | os.PathLike[str]) -> Plan:
-    """Read a plan from a JSON file."""
-    return from_json(Path(path).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-r"""Correctors and churn for any plan: what repairs the errors that a flow freezes in.
+r"""Langevin correctors and churn for any plan: what repairs the errors that a flow freezes in.
 
 A collage's score is exact as the noise vanishes, but the flow carries the errors it made at high
 noise down unchanged. Langevin steps at each level forget them. At one level the step
@@ -24,13 +24,17 @@ from redrift._core.errors import whole
 from redrift._core.linalg import product
 from redrift.process import Process, convert
 from redrift.process.base import Wants
-from redrift.solvers import Plan, Row, Rule
 from redrift.solvers.churn import churned
-from redrift.solvers.plan import varied
+from redrift.solvers.layers import Layer
+from redrift.solvers.plan import Plan
+from redrift.solvers.registry import register
+from redrift.solvers.row import Row, Rule
+from redrift.solvers.unic import UniC
 
 
+@register
 @dataclass(frozen=True)
-class Corrected:
+class Langevin(Layer):
     """Rule: Langevin steps at the level of a step's start, then the step.
 
     Attributes:
@@ -54,8 +58,7 @@ class Corrected:
     ) -> Sequence[Row]:
         """Return the correctors' rows and the step's."""
         level = process.level(t)
-        rho = _rho(level.signal.detach(), level.root.detach())
-        if not self.low <= rho <= self.high:
+        if not self.low <= level.sigma <= self.high:
             return self.rule(process, past, t, next_t, left=left)
         eye = torch.eye(process.k, dtype=t.dtype).expand_as(level.root)
         P, Q = convert(process, level, self.wants, "eps")
@@ -67,13 +70,7 @@ class Corrected:
         return (*[row] * self.steps, *self.rule(process, (), t, next_t, left=left))
 
 
-def _rho(signal: Tensor, root: Tensor) -> float:
-    """Return sigma / alpha of the loudest mode."""
-    ratio = root.abs().amax((-2, -1)) / signal.abs().amax((-2, -1))
-    return float(ratio.max())
-
-
-def corrected(
+def langevin_corrected(
     plan: Plan,
     steps: int = 4,
     *,
@@ -103,8 +100,8 @@ def corrected(
 
     Example:
         >>> from redrift.process import VP, timegrid
-        >>> from redrift.solvers import ddim
-        >>> corrected(ddim(VP(), timegrid(VP(), 10)), 2).evaluations
+        >>> from redrift.solvers import ddim, langevin_corrected
+        >>> langevin_corrected(ddim(VP(), timegrid(VP(), 10)), 2).evaluations
         30
     """
     whole("steps", steps, least=0)
@@ -117,10 +114,11 @@ def corrected(
         )
     if not steps and not churn:
         return plan
-    bare = varied(plan.rule, corrector=False, floor=0.0)
-    rule = churned(plan.process, bare, churn, plan.steps, low, high)
+    bare = plan.without(UniC)
+    assert bare.rule is not None
+    rule = churned(plan.process, bare.rule, churn, plan.steps, low, high)
     if steps:
-        rule = Corrected(rule, plan.wants, steps, float(size), float(low), float(high))
+        rule = Langevin(rule, plan.wants, steps, float(size), float(low), float(high))
     extra = [f"{steps} corrector{'s' * (steps > 1)}"] * bool(steps) + [f"churn {churn:g}"] * bool(
         churn
     )

@@ -10,7 +10,8 @@ Paper: gDDIM, arXiv:2206.05564 (R_t); the reduction to one angle is ours.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,13 +19,29 @@ from torch import Tensor
 from redrift._core.linalg import inverse
 from redrift._core.quadrature import gauss_legendre
 
-if TYPE_CHECKING:
-    from redrift.process.base import Process
-
+Table = Callable[[Tensor], Tensor]
 _PANELS, _NODES = 8, 16
 
 
-def angle_rate(process: Process, t: Tensor) -> Tensor:
+class SDE(Protocol):
+    """What the angle needs of a process."""
+
+    k: int
+    modes: tuple[int, ...]
+    cov: Table
+    drift: Table
+    diffusion: Table
+    clock: Table
+    unclock: Table
+    clock_rate: Table
+
+    @property
+    def horizon(self) -> float:
+        """Return the largest time."""
+        ...
+
+
+def angle_rate(process: SDE, t: Tensor) -> Tensor:
     """Return the upper entry of B at times t, any shape."""
     lower = torch.linalg.cholesky(process.cov(t))
     undo, noise = inverse(lower), process.diffusion(t)
@@ -32,7 +49,7 @@ def angle_rate(process: Process, t: Tensor) -> Tensor:
     return (undo @ process.drift(t) @ lower + pushed @ pushed.mT / 2)[..., 0, 1]
 
 
-def rotation(process: Process, t: Tensor) -> Tensor:
+def rotation(process: SDE, t: Tensor) -> Tensor:
     """Return O(t), shape (..., 2, 2), by composite Gauss-Legendre in the clock from the horizon.
 
     Cost: 128 evaluations of the process's tables per time, vectorised.

@@ -1,0 +1,41 @@
+"""Planted bugs of `denoise`."""
+
+from planted import bug
+
+BUGS = [
+    bug(
+        "a conversion forgets that EDM's noise level may be fitted",
+        "denoise.denoiser:Denoiser.ask",
+        "requires_grad or level.root.requires_grad",
+        "requires_grad",
+        "test_conversions.py::test_a_converted_prediction_is_differentiable_in_its_time",
+    ),
+    bug(
+        "conditions not gathered by the ancestors",
+        "denoise.denoiser:Denoiser.take",
+        "[index.to(value.device)] if _per_sample(value) else value",
+        "",
+        "test_sampling.py::test_ancestors_regather_history_and_conditions",
+    ),
+    bug(
+        "guidance counted from the wrong side",
+        "denoise.wrappers:Guided.predict",
+        "dropped + self",
+        "given + self",
+        "test_sampling.py::test_guidance_is_the_same_in_every_reading",
+    ),
+    bug(
+        "a mixture's evidence without its determinant",
+        "denoise.exact:GaussianMixture._evidence",
+        "(g / spread) + spread.log()",
+        "(g / spread)",
+        "test_oracles.py::test_the_score_is_the_gradient_of_the_density[0.5-VP]",
+    ),
+    bug(
+        "the examples' norms missing from the empirical posterior",
+        "denoise.exact:Empirical.posterior",
+        "T - g @ (data**2).T / 2",
+        "T",
+        "test_oracles.py::test_an_empirical_law_is_a_mixture_of_points[VP]",
+    ),
+]
