@@ -5,7 +5,7 @@ import warnings
 import torch
 
 import redrift as rd
-from redrift.control import Buffer, Network, Objective, anneal, sample_smc
+from redrift.control import Architecture, Buffer, Objective, anneal, sample_smc
 from redrift.targets import grid9
 
 torch.set_num_threads(1)
@@ -37,7 +37,7 @@ low, high = pis.elbo(4000, generator=generator), pis.eubo(target.sample(2000, ge
 print(f"bounds      {low.value:+.4f} <= log Z <= {high.value:+.4f}")
 
 # A control that cannot see the density's gradient, taught one mode only: its weights look fine.
-blind = rd.PIS(target, reference=rd.Brownian(25.0), steps=40, network=Network(gradient=False))
+blind = rd.PIS(target, reference=rd.Brownian(25.0), steps=40, network=Architecture(gradient=False))
 one = 0.5477 * torch.randn(3000, 2, generator=generator)
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

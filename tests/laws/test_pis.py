@@ -12,10 +12,10 @@ import torch
 import redrift as rd
 from redrift.control import (
     PIS,
+    Architecture,
     Buffer,
     Checkpoint,
     Control,
-    Network,
     Objective,
     Optimiser,
     reference_chain,
@@ -363,7 +363,7 @@ def test_a_killed_and_resumed_fit_is_the_uninterrupted_one_to_the_bit(loss, opti
             raise KilledError
 
     def fit(name, resume=False, **extra):
-        pis = PIS(Funnel(3, 1.0), steps=6, network=Network(width=16))
+        pis = PIS(Funnel(3, 1.0), steps=6, network=Architecture(width=16))
         given = dict(
             check=False, objective=Objective(loss, points=64, **options), generator=seeded(0),
             buffer=Buffer(particles=400, refresh=5),
@@ -384,7 +384,7 @@ def test_a_killed_and_resumed_fit_is_the_uninterrupted_one_to_the_bit(loss, opti
 
 
 def test_a_saved_sampler_draws_the_same_samples(tmp_path):
-    pis = PIS(Funnel(3, 1.0), steps=6, network=Network(width=16))
+    pis = PIS(Funnel(3, 1.0), steps=6, network=Architecture(width=16))
     pis.fit(5, particles=300, check=False, objective=Objective(points=64), generator=seeded(0))
     pis.save(tmp_path / "pis.safetensors")
     again = PIS.load(tmp_path / "pis.safetensors", Funnel(3, 1.0).log_prob)
@@ -398,7 +398,7 @@ def test_a_sample_and_its_weight_do_not_depend_on_the_batch_split():
         Funnel(3, 1.0),
         reference=rd.OrnsteinUhlenbeck(),
         steps=6,
-        network=Network(width=16, dtype=F64),
+        network=Architecture(width=16, dtype=F64),
     )
     torch.nn.init.normal_(pis.net.last.weight, generator=seeded(0))
     whole, w = pis.sample(6, generator=[seeded(i) for i in range(6)])

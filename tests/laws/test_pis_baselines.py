@@ -8,8 +8,8 @@ import torch
 import redrift as rd
 from redrift.control import (
     PIS,
+    Architecture,
     MixtureControl,
-    Network,
     Objective,
     anneal,
     dds,
@@ -150,7 +150,7 @@ def test_resampling_along_the_path_is_unbiased(ess_threshold):
 
 
 def test_without_resampling_the_steered_walk_is_the_plain_one():
-    pis = PIS(grid9(), reference=rd.Brownian(25.0), steps=10, network=Network(dtype=F64))
+    pis = PIS(grid9(), reference=rd.Brownian(25.0), steps=10, network=Architecture(dtype=F64))
     x, w = pis.sample(50, warn=False, generator=seeded(0))
     y, v = sample_smc(pis, 50, ess_threshold=0.0, generator=seeded(0))
     assert torch.equal(x, y)

@@ -7,7 +7,15 @@ import pytest
 import torch
 
 import redrift as rd
-from redrift.control import PIS, Buffer, Checkpoint, Network, Objective, Optimiser, TrustWarning
+from redrift.control import (
+    PIS,
+    Architecture,
+    Buffer,
+    Checkpoint,
+    Objective,
+    Optimiser,
+    TrustWarning,
+)
 from redrift.targets import Funnel, Mixture, grid9
 
 F64 = torch.float64
@@ -20,11 +28,13 @@ def seeded(seed):
 def collapsed():
     """A sampler that keeps the middle one of nine modes, and is good at it."""
     one = Mixture(torch.zeros(1, 2), math.sqrt(0.3))
-    pis = PIS(one, reference=rd.Brownian(25.0), steps=40, network=Network(gradient=False))
+    pis = PIS(one, reference=rd.Brownian(25.0), steps=40, network=Architecture(gradient=False))
     buffer = one.sample(5000, generator=seeded(0))
     pis.fit(300, buffer=Buffer(buffer, on_policy=0.0), objective=Objective(points=800), check=False,
             generator=seeded(0))  # fmt: skip
-    lost = PIS(grid9(), reference=rd.Brownian(25.0), steps=40, network=Network(gradient=False))
+    lost = PIS(
+        grid9(), reference=rd.Brownian(25.0), steps=40, network=Architecture(gradient=False)
+    )
     lost.net.load_state_dict(pis.net.state_dict())
     return lost
 

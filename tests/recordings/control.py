@@ -24,7 +24,7 @@ def parameters(pis):
 def sampler(**options):
     names = ("gradient", "spread", "dtype")
     net = {name: options.pop(name) for name in names if name in options}
-    return c.PIS(grid9(), **({"steps": 12, "network": c.Network(16, 1, **net)} | options))
+    return c.PIS(grid9(), **({"steps": 12, "network": c.Architecture(16, 1, **net)} | options))
 
 
 def fit(pis, iterations, *, samples=None, start=None, refresh=250, own=0.5, search=2, **options):

@@ -7,10 +7,10 @@ from redrift.control.hmc import hmc
 from redrift.control.nets import Control
 from redrift.control.optimal import MixtureControl
 from redrift.control.options import (
+    Architecture,
     Buffer,
     Checkpoint,
     History,
-    Network,
     Objective,
     Optimiser,
 )
@@ -21,6 +21,7 @@ from redrift.control.smc import sample_smc
 __all__ = [
     "PIS",
     "Annealed",
+    "Architecture",
     "Buffer",
     "Check",
     "Checkpoint",
@@ -28,7 +29,6 @@ __all__ = [
     "History",
     "LogZ",
     "MixtureControl",
-    "Network",
     "Objective",
     "Optimiser",
     "Reference",

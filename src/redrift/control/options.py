@@ -17,7 +17,7 @@ Losses = str | Sequence[str] | Sequence[tuple[str, float]]
 
 
 @dataclass(frozen=True)
-class Network:
+class Architecture:
     """State the control's network.
 
     Attributes:

@@ -31,11 +31,11 @@ from redrift.control.density import as_target, checked
 from redrift.control.nets import Control
 from redrift.control.objective import NetDrift, path_log_weight
 from redrift.control.options import (
+    Architecture,
     Buffer,
     Checkpoint,
     History,
     Losses,
-    Network,
     Objective,
     Optimiser,
 )
@@ -44,7 +44,7 @@ from redrift.control.reference import reference_chain
 from redrift.measure import Weights
 from redrift.process import Brownian, Process
 from redrift.targets import Target
-from redrift.targets.base import Affine, inverse, push, spread_of
+from redrift.targets.base import Affine, affine, affine_inverse, spread_of
 
 Function = Callable[[Tensor], Tensor]
 _AUTO_VARIANCE = 2.0  # of the reference's end, in units of the target's own variance
@@ -89,7 +89,7 @@ class PIS:
         scale: Tensor | None = None,
         full: bool = False,
         power: float = 2.0,
-        network: Network = Network(),  # noqa: B008
+        network: Architecture = Architecture(),  # noqa: B008
         objective: Objective = Objective(),  # noqa: B008
         optimiser: Optimiser = Optimiser(),  # noqa: B008
         buffer: Buffer = Buffer(),  # noqa: B008
@@ -120,7 +120,7 @@ class PIS:
         target's gradient held fixed, lr 5e-3 times .95 every 50 iterations, batches of 300.
         """
         own: dict[str, Any] = dict(
-            reference=Brownian(1.0), steps=100, power=0.0, network=Network(width=64, spread=0.0),
+            reference=Brownian(1.0), steps=100, power=0.0, network=Architecture(width=64, spread=0.0),
             objective=Objective("kl", batch=300),
             optimiser=Optimiser(lr=5e-3, decay="epoch", ema=0.0), buffer=Buffer(refresh=0),
         )  # fmt: skip
@@ -197,7 +197,7 @@ class PIS:
             self.measure(x)
         training = fitting.Training(
             self.problem, self.net, objective, self.optimiser if optimiser is None else optimiser,
-            buffer, g, None if x is None else inverse(self.loc, self.scale, x),
+            buffer, g, None if x is None else affine_inverse(self.loc, self.scale, x),
             {"loc": self.loc, "scale": self.scale},
         )  # fmt: skip
         history = fitting.run(
@@ -255,7 +255,7 @@ class PIS:
             problem.log_prob, problem.score, self.dim, particles, scale=wide, dtype=dtype,
             generator=g,
         )  # fmt: skip
-        return replace(z, x=push(self.loc, self.scale, z.x))
+        return replace(z, x=affine(self.loc, self.scale, z.x))
 
     @torch.no_grad()
     def sample(
@@ -292,7 +292,7 @@ class PIS:
             z, w, _ = problem.simulate(
                 drift, size, dtype=dtype, antithetic=antithetic, generator=part
             )
-            xs.append(push(self.loc, self.scale, z))
+            xs.append(affine(self.loc, self.scale, z))
             ws.append(w)
         weights = Weights(torch.cat(ws))
         if warn and n >= 100:
@@ -336,7 +336,7 @@ class PIS:
         problem, dtype = self.problem, self.net.last.weight.dtype
         if samples.ndim != 2 or samples.shape[1] != self.dim:
             raise ValueError(f"samples is {tuple(samples.shape)}, expected (M, {self.dim}).")
-        terminal = inverse(self.loc, self.scale, samples.double()).to(dtype)
+        terminal = affine_inverse(self.loc, self.scale, samples.double()).to(dtype)
         found = []
         for part in terminal.split(2000):
             path = problem.bridge(part, generator=generator)

@@ -26,7 +26,7 @@ from redrift.control.problem import ControlProblem, Drift
 from redrift.measure import Weights, adaptive_resample
 from redrift.measure.resampling import check_ess_threshold
 from redrift.rollout import rollout
-from redrift.targets.base import push
+from redrift.targets.base import affine
 
 _LEFT, _LARGEST = 0.5, 1e4  # share of the variance that a potential may leave; its largest value
 
@@ -87,7 +87,7 @@ def sample_smc(
     if moves:
         g = torch.Generator().manual_seed(0) if generator is None else generator
         z = hmc_moves(problem, z, moves, g)
-    return push(pis.loc, pis.scale, z), Weights(log_w)
+    return affine(pis.loc, pis.scale, z), Weights(log_w)
 
 
 Potentials = dict[int, Tensor]  # step -> coefficients of the potential

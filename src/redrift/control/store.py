@@ -13,7 +13,7 @@ from torch import Tensor
 
 from redrift._core.files import write_atomically
 from redrift.control.nets import Control
-from redrift.control.options import Network
+from redrift.control.options import Architecture
 from redrift.process import Process, from_dict, to_dict
 
 _FORMAT = "redrift-pis-1"
@@ -80,7 +80,7 @@ def load_sampler(path: str | os.PathLike[str]) -> tuple[int, dict[str, Any], dic
         "scale": tensors["scale"],
         "power": options["power"],
         "steps": net["steps"],
-        "network": Network(
+        "network": Architecture(
             **{name: net[name] for name in ("width", "depth", "gradient", "spread")},
             clip=options["clip"], dtype=weights["last.weight"].dtype,
         ),

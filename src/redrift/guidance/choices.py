@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from redrift._core.rng import Generators, normal, uniform
-from redrift.guidance.run import Run
+from redrift.guidance.run import ParticleRun
 
 
 def least(score: Tensor, generator: Generators) -> Tensor:
@@ -29,7 +29,7 @@ def lowest(score: Tensor, count: int, generator: Generators) -> Tensor:
     return order.gather(1, score.gather(1, order).argsort(dim=1, stable=True))[:, :count]
 
 
-def beam(run: Run, loss: Tensor) -> tuple[Tensor, Tensor]:
+def beam(run: ParticleRun, loss: Tensor) -> tuple[Tensor, Tensor]:
     """Choose the K best of each sample's K n candidates with losses (B * K, n); roots follow.
 
     Returns:

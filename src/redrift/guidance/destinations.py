@@ -29,14 +29,14 @@ from redrift._core.linalg import apply, combine
 from redrift._core.rng import normal
 from redrift.guidance import choices
 from redrift.guidance.potential import alpha_bar
-from redrift.guidance.proposal import Candidates, Draws, Proposal
-from redrift.guidance.run import Run
+from redrift.guidance.proposal import Candidates, Draws, StepProposal
+from redrift.guidance.run import ParticleRun
 from redrift.process import convert
 from redrift.solvers import Law, Move
 
 
 @dataclass(frozen=True)
-class Destinations(Proposal):
+class Destinations(StepProposal):
     """Perturb the predicted clean sample; the perturbation that is chosen becomes the step's noise.
 
     Args:
@@ -71,7 +71,7 @@ class Destinations(Proposal):
         """Return False: the chosen noise drives the step."""
         return False
 
-    def propose(self, run: Run, law: Law) -> Candidates:
+    def propose(self, run: ParticleRun, law: Law) -> Candidates:
         """Return the last round's perturbations; at the last step, draws of the law."""
         if law.last or self.candidates == 1:
             return Draws(self.candidates).propose(run, law)
@@ -103,7 +103,7 @@ class Destinations(Proposal):
 class Perturbed(NamedTuple):
     """Hold perturbed predictions: their noise (rows * n, ...), and the particles they began with."""
 
-    run: Run
+    run: ParticleRun
     law: Law
     noise: Tensor
     owner: Tensor
@@ -124,7 +124,7 @@ class Perturbed(NamedTuple):
         return Move(law.mean[owner] + apply(law.scale, _to_sphere(mixed), process.modes), owner)
 
 
-def _losses(run: Run, x: Tensor) -> Tensor:
+def _losses(run: ParticleRun, x: Tensor) -> Tensor:
     """Return the losses of clean samples (rows,), on the CPU."""
 
     def found() -> Tensor:

@@ -33,9 +33,9 @@ from redrift._core.rng import Generators
 from redrift.denoise import Denoiser
 from redrift.guidance.loss import Function, as_loss
 from redrift.guidance.potential import Potential
-from redrift.guidance.proposal import Draws, Proposal
+from redrift.guidance.proposal import Draws, StepProposal
 from redrift.guidance.result import Guidance
-from redrift.guidance.run import Run
+from redrift.guidance.run import ParticleRun
 from redrift.guidance.selection import Best, BySegment, Resampling, Selection
 from redrift.measure import Weights, resample
 from redrift.solvers import Law, Move
@@ -87,7 +87,7 @@ class Particles:
         loss: Function,
         *,
         particles: int = 1,
-        proposal: Proposal = Draws(),  # noqa: B008
+        proposal: StepProposal = Draws(),  # noqa: B008
         potential: Potential = Potential(),  # noqa: B008
         selection: Selection = Best(),  # noqa: B008
         resampling: Resampling | None = None,
@@ -145,7 +145,7 @@ class Particles:
         raise TypeError("a policy acts in a run: with policy.begin() as run.")
 
 
-class Acting(Run):
+class Acting(ParticleRun):
     """A run of `Particles`: a policy with the state of one run."""
 
     coupled = False

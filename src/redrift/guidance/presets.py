@@ -19,7 +19,7 @@ from redrift.guidance.destinations import Destinations
 from redrift.guidance.loss import Function
 from redrift.guidance.particles import Particles
 from redrift.guidance.potential import Form, Potential
-from redrift.guidance.proposal import Draws, Proposal, Twisted
+from redrift.guidance.proposal import Draws, StepProposal, Twisted
 from redrift.guidance.segments import Masks, Segments
 from redrift.guidance.selection import Beam, Best, BySegment, Categorical, Resampling
 
@@ -135,7 +135,7 @@ class FKSteering(Particles):
         potential: Form = "difference",
         ess_threshold: float = 0.5,
         method: str = "systematic",
-        proposal: Proposal = Draws(),  # noqa: B008
+        proposal: StepProposal = Draws(),  # noqa: B008
         **options: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(

@@ -12,7 +12,7 @@ from torch import Tensor
 from redrift._core.errors import whole
 from redrift._core.linalg import apply, combine, inverse
 from redrift._core.rng import normal
-from redrift.guidance.run import Run
+from redrift.guidance.run import ParticleRun
 from redrift.process import convert
 from redrift.sampling import draw
 from redrift.solvers import Law, Move
@@ -32,7 +32,7 @@ class Candidates(Protocol):
 
 
 @dataclass(frozen=True)
-class Proposal:
+class StepProposal:
     """How candidates are made; subclasses give `propose`."""
 
     candidates: int = 1
@@ -46,11 +46,11 @@ class Proposal:
         """Return whether candidates follow the law that weights refer to."""
         return True
 
-    def draw(self, run: Run, law: Law) -> Tensor:
+    def draw(self, run: ParticleRun, law: Law) -> Tensor:
         """Return the next states at a step that is not guided."""
         return draw(law, run.model.process, run.generator)
 
-    def propose(self, run: Run, law: Law) -> Candidates:
+    def propose(self, run: ParticleRun, law: Law) -> Candidates:
         """Return the candidates of a guided step."""
         raise NotImplementedError
 
@@ -71,7 +71,7 @@ class Drawn(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Draws(Proposal):
+class Draws(StepProposal):
     """Draw candidates from the step's law, and judge each by what is predicted at *its* noise level.
 
     Args:
@@ -95,7 +95,7 @@ class Draws(Proposal):
         """Return whether the noise is the step's own."""
         return self.noise_scale == 1
 
-    def propose(self, run: Run, law: Law) -> Drawn:
+    def propose(self, run: ParticleRun, law: Law) -> Drawn:
         """Draw candidates, predict at their own level, and evaluate the rule on them."""
         n, rows, process = self.candidates, len(law.mean), run.model.process
         noise = normal((rows * n, *law.mean.shape[1:]), run.generator, dtype=law.mean.dtype,
@@ -117,7 +117,7 @@ class Draws(Proposal):
         return Drawn(x, prediction, torch.cat(found, 1).cpu())
 
 
-def _predict(run: Run, law: Law, chunk: Tensor) -> tuple[Tensor | None, Tensor]:
+def _predict(run: ParticleRun, law: Law, chunk: Tensor) -> tuple[Tensor | None, Tensor]:
     """Return predictions (rows, m, ...) and clean samples (rows * m, *shape) of states (rows, m, ...)."""
     rows, m = chunk.shape[:2]
     z, model, process = chunk.flatten(0, 1), run.model, run.model.process
@@ -149,19 +149,19 @@ class Twisted(Draws):
     Cost: one evaluation of the plain model at each step, and one of the wrapper's.
     """
 
-    def draw(self, run: Run, law: Law) -> Tensor:
+    def draw(self, run: ParticleRun, law: Law) -> Tensor:
         """Return one draw for each particle, and correct its weight."""
         x = super().draw(run, law)
         self._correct(run, law, x)
         return x
 
-    def propose(self, run: Run, law: Law) -> Drawn:
+    def propose(self, run: ParticleRun, law: Law) -> Drawn:
         """Return one draw for each particle, and correct its weight."""
         drawn = super().propose(run, law)
         self._correct(run, law, drawn.x[:, 0])
         return drawn
 
-    def _correct(self, run: Run, law: Law, x: Tensor) -> None:
+    def _correct(self, run: ParticleRun, law: Law, x: Tensor) -> None:
         """Add the log-ratio of the plain law to the bent one at the moves x to the weights."""
         plain = getattr(run.model, "model", None)
         if plain is None:

@@ -19,7 +19,7 @@ from redrift.solvers import Law
 T = TypeVar("T")
 
 
-class Run:
+class ParticleRun:
     """One run of `Particles`: what `begin` makes, and every strategy reads and writes.
 
     Attributes:

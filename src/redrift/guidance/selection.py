@@ -13,7 +13,7 @@ from redrift.guidance import choices
 from redrift.guidance.loss import Loss, Waiting
 from redrift.guidance.potential import Potential
 from redrift.guidance.proposal import Candidates, Drawn
-from redrift.guidance.run import Run
+from redrift.guidance.run import ParticleRun
 from redrift.guidance.segments import Masks, Segments
 from redrift.measure import Weights, adaptive_resample
 from redrift.measure.resampling import METHODS, check_ess_threshold
@@ -31,7 +31,9 @@ class Selection:
         """Begin to evaluate the losses that it chooses by: (rows,), or (rows, S) for segments."""
         return loss.submit(x)
 
-    def select(self, run: Run, law: Law, candidates: Candidates, potential: Potential) -> Move:
+    def select(
+        self, run: ParticleRun, law: Law, candidates: Candidates, potential: Potential
+    ) -> Move:
         """Return the move to the states that are chosen."""
         raise NotImplementedError
 
@@ -46,11 +48,13 @@ class Categorical(Selection):
         """Return True: a drawn choice has a weight."""
         return True
 
-    def pick(self, potential: Tensor, loss: Tensor, run: Run) -> Tensor:
+    def pick(self, potential: Tensor, loss: Tensor, run: ParticleRun) -> Tensor:
         """Return which candidate (B, K) is chosen, by potentials or losses (B, K, n)."""
         return choices.drawn(potential, run.generator)
 
-    def select(self, run: Run, law: Law, candidates: Candidates, potential: Potential) -> Move:
+    def select(
+        self, run: ParticleRun, law: Law, candidates: Candidates, potential: Potential
+    ) -> Move:
         """Choose one candidate of each particle."""
         loss = candidates.loss.reshape(*run.log_w.shape, -1)
         U = potential(run, law, loss)
@@ -74,7 +78,7 @@ class Best(Categorical):
         """Return whether there is nothing to choose."""
         return candidates == 1
 
-    def pick(self, potential: Tensor, loss: Tensor, run: Run) -> Tensor:
+    def pick(self, potential: Tensor, loss: Tensor, run: ParticleRun) -> Tensor:
         """Return which candidate (B, K) has the least loss."""
         return choices.least(loss, run.generator)
 
@@ -82,7 +86,9 @@ class Best(Categorical):
 class Beam(Selection):
     """Keep the K best of the K n candidates of all a sample's particles, without weights."""
 
-    def select(self, run: Run, law: Law, candidates: Candidates, potential: Potential) -> Move:
+    def select(
+        self, run: ParticleRun, law: Law, candidates: Candidates, potential: Potential
+    ) -> Move:
         """Choose the K best candidates of each sample."""
         nth, rows = choices.beam(run, candidates.loss)
         run.kept = candidates.loss[rows, nth].reshape(run.roots.shape)
@@ -105,7 +111,9 @@ class BySegment(Selection):
         """Begin to evaluate the losses of the segments (rows, S)."""
         return self.segments.submit(loss, x)
 
-    def select(self, run: Run, law: Law, candidates: Candidates, potential: Potential) -> Move:
+    def select(
+        self, run: ParticleRun, law: Law, candidates: Candidates, potential: Potential
+    ) -> Move:
         """Choose one candidate for each segment."""
         if run.model.process.modes:
             raise ValueError("segments need a state of sites; this process acts on frequencies.")
@@ -143,7 +151,7 @@ class Resampling:
         check_ess_threshold(self.ess_threshold)
         choose("method", self.method, METHODS)
 
-    def resample(self, run: Run, law: Law, move: Move) -> Move:
+    def resample(self, run: ParticleRun, law: Law, move: Move) -> Move:
         """Return a move, its particles resampled; those of the last step are left with their weights."""
         B, K = run.log_w.shape
         run.result.ess.append((law.step, float(Weights(run.log_w).ess.mean())))
