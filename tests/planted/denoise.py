@@ -57,7 +57,6 @@ BUGS = [
         "denoise.edits:edited",
         "process.lift(found)",
         "state",
-        "test_guidance_parts.py::test_bending_is_the_same_in_every_reading",
         "test_guidance_parts.py::test_a_hard_rule_holds_to_rounding_and_leaves_the_rest",
     ),
 ]

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from redrift._core.errors import NumericalError, whole
-from redrift._core.files import write_atomically
+from redrift._core.files import read_safetensors, write_atomically
 from redrift.control.buffer import DRAWN, KEPT, Pool, draw_terminal, hmc_moves
 from redrift.control.nets import Control
 from redrift.control.objective import (
@@ -33,7 +33,7 @@ from redrift.control.objective import (
 )
 from redrift.control.options import Buffer, Checkpoint, History, Objective, Optimiser
 from redrift.control.problem import ControlProblem
-from redrift.control.store import part, read
+from redrift.control.store import part
 from redrift.measure import Weights
 
 _FORMAT = "redrift-fit-2"
@@ -217,7 +217,7 @@ class Training:
             FileNotFoundError: if there is none.
             ValueError: if it is damaged, or of another network, options or budget.
         """
-        metadata, tensors = read(path, _FORMAT)
+        metadata, tensors = read_safetensors(path, _FORMAT, "checkpoint")
         for name, own in (
             ("net", self.net.config), ("options", self._options()), ("total", total),
         ):  # fmt: skip
@@ -287,7 +287,7 @@ def coordinates(checkpoint: Checkpoint | None) -> dict[str, Tensor]:
     """Return the tensors that a checkpoint keeps along, if one is resumed."""
     if checkpoint is None or not checkpoint.resume or not Path(checkpoint.path).is_file():
         return {}
-    return part(read(checkpoint.path, _FORMAT)[1], "at.")
+    return part(read_safetensors(checkpoint.path, _FORMAT, "checkpoint")[1], "at.")
 
 
 def check_budget(iterations: int | None, seconds: float | None) -> None:

@@ -1,42 +1,20 @@
-"""Reading of safetensors files of one format: samplers and checkpoints."""
+"""Samplers as safetensors files."""
 
 from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from redrift._core.files import write_atomically
+from redrift._core.files import read_safetensors, write_atomically
 from redrift.control.nets import Control
 from redrift.control.options import Architecture
 from redrift.process import Process, from_dict, to_dict
 
 _FORMAT = "redrift-pis-1"
-
-
-def read(path: str | os.PathLike[str], form: str) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Read metadata and tensors of a safetensors file of one format.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it is truncated or of another format.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {path}.")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read, it may be truncated: {error}.") from error
-    if metadata.get("format") != form:
-        raise ValueError(f"{path} has format {metadata.get('format')!r}, expected {form!r}.")
-    return metadata, tensors
 
 
 def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -71,7 +49,7 @@ def load_sampler(path: str | os.PathLike[str]) -> tuple[int, dict[str, Any], dic
         FileNotFoundError: if there is none.
         ValueError: if it is damaged or of another format.
     """
-    metadata, tensors = read(path, _FORMAT)
+    metadata, tensors = read_safetensors(path, _FORMAT, "sampler")
     options, net = json.loads(metadata["options"]), json.loads(metadata["net"])
     weights = part(tensors, "net.")
     arguments: dict[str, Any] = {
