@@ -15,7 +15,9 @@ from redrift.guidance import (
     SCG,
     SVDD,
     BestOfN,
+    Draws,
     FKSteering,
+    Particles,
     TreeG,
     TwistedSMC,
 )
@@ -35,35 +37,33 @@ def rule(x):
     return 6 * (x[:, 0] - 0.6) ** 2
 
 
-class AtTheOldLevel(SCG):
+class AtTheOldLevel(Draws):
     """SCG as released: candidates are judged at the level they came from, and the last step is a draw."""
 
-    def _clean(self, chunk, law, model, wants):
-        return super()._clean(chunk, law._replace(level=law.start), model, wants)
-
-    def _weigh(self, law, judged, generator):
+    def propose(self, run, law):
+        drawn = super().propose(run, law._replace(level=law.start))
         if law.last:
-            judged = judged._replace(loss=torch.zeros_like(judged.loss))
+            drawn = drawn._replace(loss=torch.zeros_like(drawn.loss))
         # its prediction is of another level: the next step asks again
-        return super()._weigh(law, judged, generator)._replace(prediction=None)
+        return drawn._replace(prediction=None)
 
 
 METHODS = {
     "no guidance": lambda: BestOfN(rule, 1),
     "SCG n=4": lambda: SCG(rule, candidates=4, active=(1.0, 0.0)),
     "SCG n=16": lambda: SCG(rule, candidates=16, active=(1.0, 0.0)),
-    "SCG n=16, at the old level": lambda: AtTheOldLevel(rule, candidates=16, active=(1.0, 0.0)),
+    "SCG n=16, at the old level": lambda: Particles(rule, proposal=AtTheOldLevel(16)),
     "TreeG 4 x 4": lambda: TreeG(rule, beams=4, candidates=4, active=(1.0, 0.0)),
     "best of 16": lambda: BestOfN(rule, 16),
     "SVDD n=4": lambda: SVDD(rule, candidates=4),
     "SVDD n=16": lambda: SVDD(rule, candidates=16),
-    "SVDD n=16, tempered": lambda: SVDD(rule, candidates=16, temper=2.0),
+    "SVDD n=16, tempered": lambda: SVDD(rule, candidates=16, tempering=2.0),
     "weighted SVDD n=16, K=16": lambda: SVDD(rule, candidates=16, particles=16, weighted=True),
     "FK K=64": lambda: FKSteering(rule, particles=64),
     "FK K=64, max": lambda: FKSteering(rule, particles=64, potential="max"),
     "FK K=64, sum": lambda: FKSteering(rule, particles=64, potential="sum"),
     "FK K=16": lambda: FKSteering(rule, particles=16),
-    "FK K=16, not tempered": lambda: FKSteering(rule, particles=16, temper=0.0),
+    "FK K=16, not tempered": lambda: FKSteering(rule, particles=16, tempering=0.0),
     "twisted K=64, DPS .1": lambda: TwistedSMC(rule, particles=64),
 }
 

@@ -18,7 +18,7 @@ import warnings
 import torch
 
 import redrift as rd
-from redrift.control import TrustWarning, anneal, hmc, steered
+from redrift.control import TrustWarning, anneal, hmc, sample_smc
 from redrift.control.check import forward_ess
 from redrift.measure import Weights
 from redrift.metrics import sliced_wasserstein
@@ -118,7 +118,7 @@ def fitted(target, name, options, seconds, replicates, seed):
     if name == "PIS":
         began, parts = time.process_time(), []
         for _ in range(replicates):
-            parts.append(steered(pis, N, generator=g))
+            parts.append(sample_smc(pis, N, generator=g))
         cost = (time.process_time() - began) / (N * replicates) * 1e6
         x, w = torch.cat([p[0] for p in parts]), torch.cat([p[1].log_w for p in parts])
         rows["PIS + SMC"] = quality(target, x, w, seed) | {"ms_per_1000": cost, "seconds": trained}
@@ -130,7 +130,7 @@ def annealed(target, start, replicates, seed):
     rows = {}
     for name, options in {
         "SMC, adaptive": {},
-        "AIS, 128 temperatures": {"temperatures": 128, "resampling": False},
+        "AIS, 128 temperatures": {"temperatures": 128, "ess_threshold": 0.0},
         "SMC, 10 temperatures": {"temperatures": 10, "moves": 10},
     }.items():
         began, g = time.process_time(), generator(seed)

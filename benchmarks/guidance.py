@@ -65,13 +65,13 @@ def active(plan, first):
     return below, len(shares) - below
 
 
-def presets(plan, strength):
+def presets(plan, inverse_temperature):
     """Return every preset at the evaluations of DRAWS plain runs, or just below; one beam costs one."""
     N = len(plan.rows)
     A, rest = active(plan, 0.75)
     scg = (DRAWS * N - 1 - rest) // A
     beams = (DRAWS * N // 2 - 1 - rest) // A
-    weigh = {"strength": strength}
+    weigh = {"inverse_temperature": inverse_temperature}
     return {
         "none": lambda loss: BestOfN(loss, 1),
         "best of n": lambda loss: BestOfN(loss, DRAWS),
@@ -84,7 +84,7 @@ def presets(plan, strength):
             loss, candidates=2, particles=DRAWS // 2, weighted=True, **weigh
         ),
         "FK": lambda loss: FKSteering(loss, particles=DRAWS, **weigh),
-        "FK, not tempered": lambda loss: FKSteering(loss, particles=DRAWS, temper=0.0, **weigh),
+        "FK, not tempered": lambda loss: FKSteering(loss, particles=DRAWS, tempering=0.0, **weigh),
     }
 
 
@@ -149,10 +149,10 @@ def pool(model, plan, size):
                      batch_size=1000, generator=torch.Generator().manual_seed(SEED))  # fmt: skip
 
 
-def tilted(plain, loss, strength, n):
+def tilted(plain, loss, inverse_temperature, n):
     """Return n samples of the tilted law of each class, in turn, and the least ESS of a class."""
     kinds = CLASSES["digits"]
-    log_w = -strength * loss(plain).reshape(-1, kinds).T
+    log_w = -inverse_temperature * loss(plain).reshape(-1, kinds).T
     pick = resample(log_w, n // kinds, generator=torch.Generator().manual_seed(SEED))
     index = (pick * kinds + torch.arange(kinds)[:, None]).T.reshape(-1)
     return plain[index], float(Weights(log_w).ess.min()) * log_w.shape[1]
@@ -171,8 +171,8 @@ def compare(name, quick):
         rows = found["rules"][title] = {}
         plain, _ = draw(model, plan, labels, BestOfN(loss, 1))
         scatter = scattered(plain, labels)
-        strength = 4.0 / max(float(loss(plain).std()), 1e-9)
-        methods = presets(plan, strength)
+        tilt = 4.0 / max(float(loss(plain).std()), 1e-9)
+        methods = presets(plan, tilt)
         if many is not None:
             methods = {"tilted law": None} | methods
         for method, preset in methods.items():
@@ -180,7 +180,7 @@ def compare(name, quick):
                 continue
             began, row = time.process_time(), {}
             if preset is None:
-                x, row["least ESS"] = tilted(many, loss, strength, n)
+                x, row["least ESS"] = tilted(many, loss, tilt, n)
             else:
                 x, row["evaluations"] = draw(model, plan, labels, preset(loss))
             row |= judged(x, labels, loss(x), distance)
@@ -213,7 +213,7 @@ def against_candidates(quick):
     return found
 
 
-def authority(quick):
+def noise_scale(quick):
     """Return loss and fidelity of SCG on digits against the scale of the noise it chooses among."""
     model, (n, steps) = rd.pretrained("digits"), (40, 10) if quick else SIZES["digits"]
     plan = rd.ddpm(model.process, rd.timegrid(model.process, steps))
@@ -223,7 +223,7 @@ def authority(quick):
     for title, loss in RULES["digits"].items():
         rows = found[title] = {}
         for scale in (1.0, 1.25, 1.5, 2.0):
-            x, _ = draw(model, plan, labels, SCG(loss, candidates=10, authority=scale))
+            x, _ = draw(model, plan, labels, SCG(loss, candidates=10, noise_scale=scale))
             rows[scale] = judged(x, labels, loss(x), distance)
             print(title, scale, rows[scale], flush=True)
     return found
@@ -283,7 +283,7 @@ PARTS = {
     "digits": lambda quick: compare("digits", quick),
     "cifar10": lambda quick: compare("cifar10", quick),
     "candidates": against_candidates,
-    "authority": authority,
+    "noise scale": noise_scale,
     "factors": factors,
 }
 

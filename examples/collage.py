@@ -16,7 +16,7 @@ print(ring((3, 32, 32), count=8, overlap=16))
 print(grid((3, 32, 32), count=(2, 3), overlap=16))
 print(cubemap((3, 32, 32)))
 
-# One condition a piece. An overlap is told the mean of its pieces' predictions.
+# One condition a piece. An overlap is given the mean of its pieces' predictions.
 label = torch.full((graph.pieces,), names.index("gravel"))
 plan = rd.plan_for(model.process, 12)
 print(plan)
@@ -38,9 +38,9 @@ print(better)
 known = torch.zeros(graph.shape)
 known[..., :48] = x[0, ..., :48]
 mask = torch.arange(graph.shape[-1]) < 48
-told = graph.denoiser(model, cond={"label": label}, known=known, mask=mask)
+given = graph.denoiser(model, cond={"label": label}, known=known, mask=mask)
 y = rd.sample(
-    told,
+    given,
     rd.deis(model.process, rd.timegrid(model.process, 10), end="denoise"),
     shape=(1, *graph.shape),
     generator=torch.Generator().manual_seed(1),

@@ -30,8 +30,8 @@ for name, policy in (
     ("no guidance", BestOfN(uneven, 1)),
     ("best of 8", BestOfN(uneven, 8)),
     ("SCG, 8 candidates", SCG(uneven, candidates=8)),
-    ("SVDD, 8 candidates", SVDD(uneven, candidates=8, strength=30.0)),
-    ("FK, 8 particles", FKSteering(uneven, particles=8, strength=30.0)),
+    ("SVDD, 8 candidates", SVDD(uneven, candidates=8, inverse_temperature=30.0)),
+    ("FK, 8 particles", FKSteering(uneven, particles=8, inverse_temperature=30.0)),
 ):
     x = draw(policy)
     found = policy.results[-1]

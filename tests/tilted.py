@@ -39,6 +39,33 @@ def run(guide, n=256, model=None, plan=None, seed=0, **options):
     return x, guide.results[-1]
 
 
+class Spied:
+    """A strategy that shows every call of one of its methods, with what it returned."""
+
+    def __init__(self, inner, method, see):
+        self.inner, self.method, self.see = inner, method, see
+
+    def __getattr__(self, name):
+        found = getattr(self.inner, name)
+        if name != self.method:
+            return found
+
+        def call(*arguments):
+            out = found(*arguments)
+            self.see(*arguments, out)
+            return out
+
+        return call
+
+
+def selected(guide, see):
+    """Show every choice of a policy as see(run, law, candidates, move)."""
+    guide.selection = Spied(
+        guide.selection, "select", lambda run, law, found, _, move: see(run, law, found, move)
+    )
+    return guide
+
+
 def chain_constant(plan, model, sites=600):
     """Return Z = E exp(-rule(x)) of the discrete chain itself, by a dense grid."""
     grid = torch.linspace(-7, 7, sites, dtype=F64)

@@ -125,7 +125,7 @@ def test_a_killed_fit_goes_on(tmp_path):
         (["funnel", "--out", "no/such/x.npz"], "does not exist"),
         (["funnel", "--plot", "x.doc"], "must end in .png"),
         (["funnel", "--no-fit"], "needs --model"),
-        (["funnel", "--no-fit", "--model", "none.safetensors"], "there is no file"),
+        (["funnel", "--no-fit", "--model", "none.safetensors"], "there is no sampler file"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_two(arguments, message, tmp_path, monkeypatch):

@@ -30,6 +30,7 @@ from redrift.collage import (
     windows,
 )
 from redrift.collage.cubemap import directions, strips, to_equirectangular
+from redrift.collage.layouts import box
 from redrift.denoise import Denoiser
 from redrift.process import EDM
 from redrift.solvers import langevin_corrected
@@ -37,7 +38,25 @@ from redrift.solvers.free import FreeCoefficients
 
 SIGMAS = (0.05, 0.5, 1.0, 2.0, 20.0)
 
+
+def bricks(piece, rows, count, overlap):
+    """A layout as CONTRIBUTING's walk adds one: rows of a wall, each shifted by half a piece, closed."""
+    channels, height, width = piece
+    canvas = (rows * (height - overlap) + overlap, count * width)
+    starts = [
+        (row * (height - overlap), (i * width + row % 2 * width // 2) % canvas[1])
+        for row in range(rows)
+        for i in range(count)
+    ]
+    laid = [
+        Region(box(canvas, start, (height, width)), (height, width), 1.0, (i,), i)
+        for i, start in enumerate(starts)
+    ]
+    return Graph.build(channels, canvas, laid, name="bricks", closed=(False, True))
+
+
 GRAPHS = {
+    "bricks": lambda: bricks((1, 5, 6), 3, 3, 2),
     "chain": lambda: chain((1, 8), 4, 3),
     "chain, wide overlaps": lambda: chain((1, 8), 6, 6),
     "chain, each overlap its own": lambda: chain((1, 9), 4, [1, 4, 7]),

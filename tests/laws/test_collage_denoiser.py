@@ -9,7 +9,6 @@ import torch
 import redrift as rd
 from collages import F64, ar1, collage
 from redrift.collage import (
-    Inpaint,
     chain,
     cubemap,
     grid,
@@ -128,15 +127,15 @@ def test_on_every_process_a_collage_of_white_pieces_is_the_white_canvas(name):
 
 def test_a_blurring_collage_sums_eps_and_converts_with_the_canvas():
     graph = chain((1, 4, 8), 3, 4)
-    piece, lap = (Denoiser(smooth, Blur((4, n)), "eps") for n in (8, 4))
-    model = graph.denoiser(piece, lap, process=Blur((4, 16)))
+    piece, half = (Denoiser(smooth, Blur((4, n)), "eps") for n in (8, 4))
+    model = graph.denoiser(piece, half, process=Blur((4, 16)))
     x = torch.randn(2, 1, 4, 16, generator=generator(), dtype=F64)
     plain = graph.denoiser(Denoiser(smooth, VP(), "eps")).eps(x, 0.5)
     assert model.predicts == "eps"
     assert torch.allclose(model.eps(x, 0.5), plain, atol=1e-10)
     canvas = Denoiser(lambda z, t: plain, Blur((4, 16)), "eps")
     assert torch.allclose(model.x0(x, 0.5), canvas.x0(x, 0.5), rtol=1e-9)
-    clean = graph.denoiser(Read(piece, "x0"), Read(lap, "x0"), process=Blur((4, 16)))
+    clean = graph.denoiser(Read(piece, "x0"), Read(half, "x0"), process=Blur((4, 16)))
     assert torch.allclose(clean.eps(x, 0.5), plain, atol=1e-8)
 
 
@@ -220,7 +219,7 @@ def test_an_overlap_is_told_what_its_rule_says():
         row = graph.denoiser(model, cond=labels, **options).eps(torch.zeros(1, 1, 16), 0.5)[0, 0]
         return [float(row[i]) for i in (0, 4, 8, 12)]
 
-    # an overlap holds the sum of its pieces less what it is told
+    # an overlap holds the sum of its pieces less what it is given
     assert seams() == [1, 3, 5, 5]
     assert seams(overlap_cond="first") == [1, 5, 5, 5]
     assert seams(overlap_cond="last") == [1, 1, 5, 5]
@@ -349,15 +348,15 @@ def test_replacement_returns_the_known_part_and_moves_the_rest():
     mask = (torch.arange(40) < 10)[None]
     plan = rd.deis(rd.EDM(), timegrid(rd.EDM(), 12), end="denoise")
     free = collage(graph, cov)
-    told = collage(graph, cov, known=known, mask=mask)
+    given = collage(graph, cov, known=known, mask=mask)
     x, y = (
         rd.sample(m, plan, shape=(3, 1, 40), dtype=F64, generator=generator())
-        for m in (free, told)
+        for m in (free, given)
     )
     assert torch.allclose(y[..., :10], known[:, :10].expand(3, 1, 10), atol=1e-12)
     assert (y - x)[..., 10:13].abs().min() > 0
     # given by sample, as conditions of the run
-    by_sample = Inpaint(free)
+    by_sample = rd.denoise.Inpaint(free)
     cond = {"known": known.expand(3, 1, 40) * torch.tensor([1, 2, 3])[:, None, None],
             "mask": mask.expand(3, 1, 40)}  # fmt: skip
     z = rd.sample(by_sample, plan, shape=(3, 1, 40), dtype=F64, cond=cond, batch_size=2,
@@ -371,27 +370,27 @@ def test_reconstruction_meets_one_known_site_at_once_and_never_moves_away():
     x = 3 * torch.randn(2, 1, 40, generator=generator(), dtype=F64)
     known = torch.linspace(-1, 1, 40, dtype=F64)[None]
     one = (torch.arange(40) == 11)[None]
-    told = Inpaint(model, known, one, fill="reconstruction")
-    before, after = model.x0(x, 3.0), told.x0(x, 3.0)
+    given = rd.denoise.Inpaint(model, known, one, fill="reconstruction")
+    before, after = model.x0(x, 3.0), given.x0(x, 3.0)
     assert torch.allclose(after[..., 11], known[..., 11].expand(2, 1), atol=1e-10)
     assert (after - before)[..., 8:15].abs().min() > 1e-3  # neighbours are drawn along
-    assert torch.equal(told.x0(x, 0.5), model.x0(x, 0.5))  # below `low` nothing is done
+    assert torch.equal(given.x0(x, 0.5), model.x0(x, 0.5))  # below `low` nothing is done
     some = (torch.arange(40) % 3 == 0)[None]
-    told = Inpaint(model, known, some, fill="reconstruction")
-    miss = [(some * (m.x0(x, 3.0) - known)).square().sum((1, 2)) for m in (model, told)]
+    given = rd.denoise.Inpaint(model, known, some, fill="reconstruction")
+    miss = [(some * (m.x0(x, 3.0) - known)).square().sum((1, 2)) for m in (model, given)]
     assert (miss[1] < miss[0]).all()
 
 
 def test_clipping_acts_after_the_sum():
     # pieces predict 1, overlaps -1: the sum, 3, is clipped; clipping first would leave it
     graph = chain((1, 8), 2, 4)
-    piece, lap = (
+    piece, half = (
         Denoiser(lambda x, t, v=v: torch.full_like(x, v), VP(), "x0") for v in (1.0, -1.0)
     )
     x = torch.zeros(1, 1, 12)
-    assert graph.denoiser(piece, lap).x0(x, 0.5)[0, 0, 4:8].tolist() == [3] * 4
+    assert graph.denoiser(piece, half).x0(x, 0.5)[0, 0, 4:8].tolist() == [3] * 4
     assert (
-        graph.denoiser(piece, lap, clip=2.0).x0(x, 0.5)[0, 0].tolist()
+        graph.denoiser(piece, half, clip=2.0).x0(x, 0.5)[0, 0].tolist()
         == [1] * 4 + [2] * 4 + [1] * 4
     )
 
@@ -464,7 +463,7 @@ def test_a_layout_that_cannot_be_names_the_way_out(make, message):
 
 def test_a_denoiser_that_does_not_fit_is_refused():
     graph, model = chain((1, 8), 3, 4), Denoiser(smooth, VP(), "eps")
-    told, x = Denoiser(marked, VP(), "eps"), torch.zeros(1, 1, 16)
+    given, x = Denoiser(marked, VP(), "eps"), torch.zeros(1, 1, 16)
     cases = [
         (lambda: graph.denoiser(model, Denoiser(smooth, VP(0.2), "eps")), "overlap's process"),
         (lambda: graph.denoiser(model, process=rd.EDM()), "the canvas's process"),
@@ -473,13 +472,13 @@ def test_a_denoiser_that_does_not_fit_is_refused():
          r"modes \(8,\), but a region is \(4,\)"),
         (lambda: graph.denoiser(Denoiser(smooth, Blur((8,)), "eps"), process=Blur((15,))),
          r"expected the canvas's \(16,\)"),
-        (lambda: graph.denoiser(told, cond={"label": torch.zeros(4)}),
+        (lambda: graph.denoiser(given, cond={"label": torch.zeros(4)}),
          "expected one per piece, 3, or one per region, 5"),
-        (lambda: graph.denoiser(told, cond={"label": torch.zeros(3)}, overlap_cond="null"),
+        (lambda: graph.denoiser(given, cond={"label": torch.zeros(3)}, overlap_cond="null"),
          "needs the value of 'label'"),
-        (lambda: graph.denoiser(told, cond={"label": torch.zeros(3)}, overlap_cond="nul"),
+        (lambda: graph.denoiser(given, cond={"label": torch.zeros(3)}, overlap_cond="nul"),
          "Did you mean 'null'"),
-        (lambda: graph.denoiser(told, cond={"label": torch.zeros(3)}).eps(x, 0.5, label=torch.zeros(1)),
+        (lambda: graph.denoiser(given, cond={"label": torch.zeros(3)}).eps(x, 0.5, label=torch.zeros(1)),
          "give it once"),
         (lambda: graph.denoiser(model).eps(torch.zeros(1, 1, 15), 0.5), r"expected \(B, 1, 16\)"),
         (lambda: graph.denoiser(model, max_batch=0), "max_batch must be at least 1"),

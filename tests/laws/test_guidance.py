@@ -13,15 +13,20 @@ from redrift.guidance import (
     SCG,
     SVDD,
     BestOfN,
+    BySegment,
+    Destinations,
+    Draws,
     FKSteering,
     Masks,
+    Particles,
+    Resampling,
     TreeG,
     TreeGSD,
     TwistedSMC,
     as_loss,
     split,
 )
-from tilted import STD, VP, chain, generators, rule, run, toy
+from tilted import STD, VP, chain, generators, rule, run, selected, toy
 
 # ------------------------------------------------------------------ what must be equal
 
@@ -29,7 +34,7 @@ from tilted import STD, VP, chain, generators, rule, run, toy
 @pytest.mark.parametrize("make", [SCG, SVDD, TreeG, TreeGSD, FKSteering])
 def test_one_candidate_is_plain_sampling_bit_for_bit(make):
     options = {"candidates": 1} if make is not FKSteering else {}
-    options |= {"beams": 1} if issubclass(make, TreeG) else {}
+    options |= {"beams": 1} if make in (TreeG, TreeGSD) else {}
     options |= {"particles": 1} if make is FKSteering else {}
     guided, _ = run(make(rule, **options), 16)
     plain = rd.sample(toy(), chain(), shape=(16, 1), dtype=F64, generator=generator(0))
@@ -40,7 +45,7 @@ def test_a_sample_is_the_same_whatever_its_neighbours_and_the_batch_split():
     options = dict(shape=(6, 1), dtype=F64)
     for make in (
         lambda: SCG(rule, candidates=4),
-        lambda: FKSteering(rule, particles=4, threshold=0.9),
+        lambda: FKSteering(rule, particles=4, ess_threshold=0.9),
         lambda: TreeG(rule, beams=2, candidates=2),
         lambda: TreeGSD(rule, beams=2, candidates=3),
         lambda: SCG(rule, candidates=4, max_batch=8),
@@ -55,14 +60,9 @@ def test_a_sample_is_the_same_whatever_its_neighbours_and_the_batch_split():
 def test_the_chosen_candidate_is_the_one_with_the_least_loss_at_the_next_level():
     seen = []
 
-    class Spy(SCG):
-        def _weigh(self, law, judged, generator):
-            move = super()._weigh(law, judged, generator)
-            seen.append((law, judged, move))
-            return move
-
     model = toy()
-    run(Spy(rule, candidates=5, active=(1.0, 0.0)), 8)
+    guide = SCG(rule, candidates=5, active=(1.0, 0.0))
+    run(selected(guide, lambda _, *step: seen.append(step)), 8)
     for law, judged, move in seen[:-1]:
         level = float(law.level.signal), float(law.level.root)
         clean = (judged.x - level[1] * judged.prediction) / level[0]  # eps at the next level
@@ -80,8 +80,8 @@ def test_the_chosen_candidate_is_the_one_with_the_least_loss_at_the_next_level()
     "guide",
     [
         SCG(rule, candidates=3),
-        SVDD(rule, candidates=3, particles=4, weighted=True, threshold=0.9),
-        FKSteering(rule, particles=6, threshold=0.99),
+        SVDD(rule, candidates=3, particles=4, weighted=True, ess_threshold=0.9),
+        FKSteering(rule, particles=6, ess_threshold=0.99),
         TreeG(rule, beams=3, candidates=2),
     ],
     ids=["SCG", "weighted SVDD", "FK", "TreeG"],
@@ -145,12 +145,10 @@ def test_plans_that_end_clean_are_guided_too(end):
 def test_steps_outside_the_active_range_are_plain_and_those_within_are_guided():
     guided, states = [], {}
 
-    class Spy(SCG):
-        def _choose(self, law, model, wants, generator):
-            guided.append(law.step)
-            return super()._choose(law, model, wants, generator)
-
-    for name, policy in (("plain", None), ("guided", Spy(rule, candidates=3, active=(0.7, 0.3)))):
+    spied = selected(
+        SCG(rule, candidates=3, active=(0.7, 0.3)), lambda _, law, *rest: guided.append(law.step)
+    )
+    for name, policy in (("plain", None), ("guided", spied)):
         states[name] = path = []
         rd.sample(toy(), chain(20), shape=(4, 1), dtype=F64, policy=policy, generator=generator(0),
                   callback=lambda i, t, z: path.append(z.clone()))  # noqa: B023  # fmt: skip
@@ -195,12 +193,10 @@ def test_more_candidates_never_hurt_one_step_in_expectation():
     # E min of n draws falls in n; the losses of the first n of one set of draws, over 4000 states
     seen = {}
 
-    class Spy(SCG):
-        def _weigh(self, law, judged, generator):
-            seen[law.step] = judged.loss
-            return super()._weigh(law, judged, generator)
+    def see(_, law, candidates, move):
+        seen[law.step] = candidates.loss
 
-    run(Spy(rule, candidates=16, active=(1.0, 0.0)), 1000)
+    run(selected(SCG(rule, candidates=16, active=(1.0, 0.0)), see), 1000)
     for loss in seen.values():
         means = [float(loss[:, :n].amin(1).mean()) for n in (1, 2, 4, 8, 16)]
         assert all(a >= b for a, b in itertools.pairwise(means))
@@ -210,13 +206,11 @@ def test_ties_are_drawn_and_repeat_with_the_seed():
     flat = as_loss(lambda x: torch.zeros(len(x)))
     picks = []
 
-    class Spy(SCG):
-        def _pick(self, score, generator):
-            pick = super()._pick(score, generator)
-            picks.append(pick.flatten())
-            return pick
+    def see(run, law, candidates, move):
+        chosen = (candidates.x == move.x[:, None]).all(-1)
+        picks.append(chosen.double().argmax(1))
 
-    run(Spy(flat, candidates=4, active=(1.0, 0.0)), 200)
+    run(selected(SCG(flat, candidates=4, active=(1.0, 0.0)), see), 200)
     counts = torch.bincount(torch.cat(picks), minlength=4).double()
     expected = counts.sum() / 4
     assert float(((counts - expected) ** 2 / expected).sum()) < 25  # chi-square, 3 degrees: 2e-5
@@ -241,6 +235,9 @@ def mutating(x):
     return torch.zeros(len(x))
 
 
+PARTS = BySegment(split((1, 1, 8), 2))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -248,13 +245,21 @@ def mutating(x):
         (lambda: FKSteering(rule, particles=0), "particles must be at least 1"),
         (lambda: SCG(rule, active=(0.2, 0.7)), "nothing would be guided"),
         (lambda: SCG(3), "a loss is a callable"),
-        (lambda: FKSteering(rule, strength=0), "must be positive"),
-        (lambda: FKSteering(rule, strength=math.inf), "positive and finite"),
-        (lambda: FKSteering(rule, threshold=-0.1), "threshold must be at least 0"),
-        (lambda: FKSteering(rule, authority=1.5), "leaves the law that weights are for"),
+        (lambda: FKSteering(rule, inverse_temperature=0), "must be positive"),
+        (lambda: FKSteering(rule, inverse_temperature=math.inf), "positive and finite"),
+        (lambda: FKSteering(rule, tempering=-1.0), "tempering must be at least 0"),
+        (lambda: FKSteering(rule, ess_threshold=-0.1), r"ess_threshold must be .* \[0, 1\]"),
+        (lambda: FKSteering(rule, ess_threshold=1.1), r"ess_threshold must be .* \[0, 1\]"),
+        (lambda: FKSteering(rule, method="sorted"), "method='sorted' is not known"),
+        (lambda: FKSteering(rule, potential="least"), "potential='least' is not known"),
+        (lambda: SCG(rule, noise_scale=0.0), "noise_scale must be positive"),
+        (
+            lambda: Particles(rule, proposal=Draws(1, noise_scale=1.5), resampling=Resampling()),
+            "leaves the law that weights are for",
+        ),
         (lambda: SCG(rule, max_batch=0), "max_batch must be at least 1"),
-        (lambda: FKSteering(rule, segments=split((1, 1, 8), 2)), "chosen one by one"),
-        (lambda: TreeGSD(rule, beams=1, segments=split((1, 1, 8), 2)), "use SCG for segments"),
+        (lambda: Particles(rule, particles=2, selection=PARTS), "chosen one by one"),
+        (lambda: Particles(rule, proposal=Destinations(), selection=PARTS), "SCG for segments"),
         (lambda: TreeGSD(rule, spread=0.0), "spread must be positive"),
         (lambda: TreeGSD(rule, mixing=1.5), r"mixing in \[0, 1\]"),
         (lambda: TreeGSD(rule, rounds=0), "rounds must be at least 1"),

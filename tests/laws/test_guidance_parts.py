@@ -10,7 +10,6 @@ from problems import F64, generator
 from redrift.guidance import (
     DPS,
     SCG,
-    Clamp,
     ClassifierGuidance,
     MaskRule,
     Masks,
@@ -144,7 +143,10 @@ def test_bending_is_the_same_in_every_reading(predicts):
     model = toy()
     own = rd.Denoiser(lambda x, t: getattr(model, predicts)(x, t[0]), VP, predicts)
     x = torch.randn(5, 1, generator=generator(7), dtype=F64)
-    for wrap in (lambda m: DPS(m, rule, 0.3), lambda m: Clamp(m, lambda a: a.clamp(-0.2, 0.2))):
+    for wrap in (
+        lambda m: DPS(m, rule, 0.3),
+        lambda m: rd.denoise.Edited(m, rd.denoise.clip(0.2)),
+    ):
         found, exact = (wrap(m).eps(x, 0.4) for m in (own, model))
         assert torch.allclose(found, exact, atol=1e-9)
 

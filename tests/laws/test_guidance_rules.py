@@ -1,4 +1,4 @@
-"""Rules for pictures give what can be counted by hand; conditions and authority follow each sample."""
+"""Rules for pictures give what can be counted by hand; conditions follow each sample."""
 
 import io
 
@@ -11,6 +11,7 @@ import redrift as rd
 from problems import F64, generator
 from redrift.guidance import SCG, FKSteering, TreeG, TreeGSD, rules
 from redrift.pretrained import classifier
+from tilted import selected
 
 VP = rd.VP()
 
@@ -83,7 +84,7 @@ def test_a_decision_is_kept_or_not():
     [
         lambda loss: SCG(loss, candidates=16, active=(1.0, 0.0)),
         lambda loss: TreeGSD(loss, candidates=16, active=(1.0, 0.0)),
-        lambda loss: FKSteering(loss, particles=8, strength=8.0),
+        lambda loss: FKSteering(loss, particles=8, inverse_temperature=8.0),
     ],
     ids=["SCG", "TreeGSD", "FK"],
 )
@@ -134,7 +135,7 @@ def test_known_pixels_give_the_posterior_of_a_gaussian():
     model = rd.Denoiser(eps, VP, "eps")
     mask = torch.tensor([True, False])
     loss = rules.inpainting(torch.ones(2, dtype=F64), mask)  # (x1 - 1)^2
-    guide = FKSteering(loss, particles=32, strength=1 / (2 * s2))
+    guide = FKSteering(loss, particles=32, inverse_temperature=1 / (2 * s2))
     plan = rd.ddpm(VP, rd.timegrid(VP, 40))
     x = rd.sample(model, plan, shape=(runs, 2), dtype=F64, policy=guide, generator=generator(2))
     gain = 1 / (1 + s2)
@@ -147,7 +148,7 @@ def test_known_pixels_give_the_posterior_of_a_gaussian():
     "make",
     [
         lambda loss: SCG(loss, candidates=4),
-        lambda loss: FKSteering(loss, particles=4, threshold=0.9),
+        lambda loss: FKSteering(loss, particles=4, ess_threshold=0.9),
         lambda loss: TreeG(loss, beams=2, candidates=2),
         lambda loss: TreeGSD(loss, beams=2, candidates=2),
     ],
@@ -171,23 +172,21 @@ def test_conditions_follow_their_samples(make):
         assert torch.allclose(together[i : i + 1], draw([i]), atol=1e-12)
 
 
-def test_authority_scales_the_noise_that_is_chosen_from():
+def test_the_noise_scale_is_that_of_the_noise_that_is_chosen_from():
     seen = []
 
-    class Spy(SCG):
-        def _judge(self, law, model, wants, generator):
-            judged = super()._judge(law, model, wants, generator)
-            seen.append(judged.x - law.mean[:, None])
-            return judged
+    def see(run, law, candidates, move):
+        seen.append(candidates.x - law.mean[:, None])
 
     model = rd.denoise.Gaussian(torch.zeros(2, dtype=F64), 1.0, VP)
     plan = rd.ddpm(VP, rd.timegrid(VP, 5))
-    for authority in (1.0, 1.5):
-        guide = Spy(lambda x: x[:, 0], candidates=3, active=(1.0, 0.0), authority=authority)
+    for scale in (1.0, 1.5):
+        guide = SCG(lambda x: x[:, 0], candidates=3, active=(1.0, 0.0), noise_scale=scale)
+        selected(guide, see)
         rd.sample(model, plan, shape=(4, 2), dtype=F64, policy=guide, generator=generator(3))
     assert torch.allclose(1.5 * seen[0], seen[len(seen) // 2])
     # draws of another law have no weights under the plan's
-    alone = SCG(lambda x: x[:, 0], candidates=1, authority=1.5)
+    alone = SCG(lambda x: x[:, 0], candidates=1, noise_scale=1.5)
     rd.sample(model, plan, shape=(4, 2), dtype=F64, policy=alone, generator=generator(3))
     assert alone.results[-1].weights is None
 

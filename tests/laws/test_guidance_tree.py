@@ -9,7 +9,7 @@ import redrift as rd
 from problems import F64, generator
 from redrift.guidance import TreeG, TreeGSD
 from redrift.process import convert
-from tilted import VP, chain, rule, run
+from tilted import VP, chain, rule, run, selected
 
 D = 24  # coordinates of the data below
 
@@ -18,13 +18,8 @@ def test_beams_descend_from_the_candidates_they_are():
     # of K n candidates the K best are kept: each lies where its own parent's law put it
     seen = []
 
-    class Spy(TreeG):
-        def _top(self, law, judged, generator):
-            move = super()._top(law, judged, generator)
-            seen.append((judged, move))
-            return move
-
-    run(Spy(rule, beams=3, candidates=4, active=(1.0, 0.0)), 8)
+    guide = TreeG(rule, beams=3, candidates=4, active=(1.0, 0.0))
+    run(selected(guide, lambda run, law, *step: seen.append(step)), 8)
     for judged, move in seen:
         B, K = 8, 3
         best = judged.loss.reshape(B, -1).sort(1).values[:, :K]
@@ -34,38 +29,29 @@ def test_beams_descend_from_the_candidates_they_are():
         assert torch.equal(kept[found].reshape(B, K).sort(1).values, best)
 
 
-class Spied(TreeGSD):
-    """Keep, for each guided step but the last, the law, its clean prediction, the tries and the move."""
-
-    def __init__(self, loss, **options):
-        self.tries, self.steps = [], []
-
-        def kept(x):
-            self.tries.append(x.clone())
-            return loss(x)
-
-        super().__init__(kept, active=(1.0, 0.0), **options)
-
-    def _choose(self, law, model, wants, generator):
-        self.tries.clear()
-        move = super()._choose(law, model, wants, generator)
-        if not law.last:
-            P, Q = convert(model.process, law.start, wants, "x0")
-            clean = P * law.z + Q * law.prediction
-            self.steps.append((law, clean, list(self.tries), move))
-        return move
-
-
 def dark(x):
     return x.mean(1)
 
 
 def spied(**options):
+    """Return, for each guided step but the last, law, clean prediction, tries and move."""
     model = rd.denoise.Gaussian(torch.linspace(-1, 1, D, dtype=F64), 0.7, VP)
-    guide = Spied(dark, **options)
+    tries, steps = [], []
+
+    def kept(x):
+        tries.append(x.clone())
+        return dark(x)
+
+    def see(run, law, candidates, move):
+        if not law.last:
+            P, Q = convert(VP, law.start, run.wants, "x0")
+            steps.append((law, P * law.z + Q * law.prediction, list(tries), move))
+        tries.clear()
+
+    guide = selected(TreeGSD(kept, active=(1.0, 0.0), **options), see)
     rd.sample(model, chain(12), shape=(5, D), dtype=F64, policy=guide, generator=generator(1))
-    assert len(guide.steps) == 11
-    return guide.steps
+    assert len(steps) == 11
+    return steps
 
 
 def noise_of(law, move):

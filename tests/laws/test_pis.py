@@ -10,7 +10,16 @@ import pytest
 import torch
 
 import redrift as rd
-from redrift.control import PIS, Control, reference_chain
+from redrift.control import (
+    PIS,
+    Architecture,
+    Buffer,
+    Checkpoint,
+    Control,
+    Objective,
+    Optimiser,
+    reference_chain,
+)
 from redrift.control.objective import (
     CostDrift,
     NetDrift,
@@ -20,7 +29,7 @@ from redrift.control.objective import (
     simulated_loss,
 )
 from redrift.control.optimal import MixtureControl
-from redrift.control.problem import Problem
+from redrift.control.problem import ControlProblem
 from redrift.measure import Weights, log_girsanov
 from redrift.targets import Funnel, Mixture, grid9
 
@@ -44,7 +53,7 @@ def two_modes():
 def problem(target=None, reference="Brownian", steps=8, power=1.0, clip=100.0):
     target = two_modes() if target is None else target
     chain = reference_chain(REFERENCES[reference], steps, power)
-    return Problem(target.log_prob, target.score, target.dim, chain, clip)
+    return ControlProblem(target.log_prob, target.score, target.dim, chain, clip)
 
 
 def random_net(setup, seed=0, size=0.5, **options):
@@ -75,7 +84,7 @@ def test_weights_of_any_control_are_unbiased(reference, spread, steps):
     setup = problem(reference=reference, steps=steps, clip=0.5)
     net = random_net(setup, spread=spread, size=0.3)
     with torch.no_grad():
-        _, log_w, _ = setup.walk(NetDrift(setup, net), 40_000, dtype=F64, generator=seeded(1))
+        _, log_w, _ = setup.simulate(NetDrift(setup, net), 40_000, dtype=F64, generator=seeded(1))
     assert_mean(log_w.exp(), 1.0)
     assert Weights(log_w).ess > 0.02
 
@@ -86,11 +95,11 @@ def test_weights_are_girsanovs_for_a_shared_variance():
     net = random_net(setup, spread=0.0)
     drift = NetDrift(setup, net)
     with torch.no_grad():
-        x, log_w, path = setup.walk(drift, 30, dtype=F64, path=True, generator=seeded(0))
+        x, log_w, path = setup.simulate(drift, 30, dtype=F64, path=True, generator=seeded(0))
         b = torch.stack([drift(k, path[k])[0] for k in range(10)])
     lengths = setup.reference.q
     noise = torch.stack([c - a for a, c in itertools.pairwise(path)]) - lengths[:, None, None] * b
-    expected = log_girsanov(b, noise, lengths) + setup.log_ratio(x)
+    expected = log_girsanov(b, noise, lengths) + setup.log_density_ratio(x)
     assert (log_w - expected).abs().max() < 1e-12
 
 
@@ -102,7 +111,7 @@ def test_the_weight_of_a_given_path_is_the_weight_it_was_walked_with(reference, 
     net = random_net(setup, spread=spread)
     with torch.no_grad():
         drift = NetDrift(setup, net, record=True)
-        _, log_w, path = setup.walk(drift, 20, dtype=F64, path=True, generator=seeded(0))
+        _, log_w, path = setup.simulate(drift, 20, dtype=F64, path=True, generator=seeded(0))
         assert (path_log_weight(setup, net, path) - log_w).abs().max() < 1e-10
         assert (path_log_weight(setup, net, path, drift.seen) - log_w).abs().max() < 1e-10
 
@@ -144,7 +153,7 @@ def test_the_oracle_is_the_gradient_of_the_desirability(reference):
     steer = MixtureControl(target, chain)
     line = torch.linspace(-9, 9, 241, dtype=F64)
     y = torch.cartesian_prod(line, line)
-    ratio = setup.log_ratio(y)
+    ratio = setup.log_density_ratio(y)
     x = torch.tensor([[0.4, -0.7]], dtype=F64)
     for k in (0, 3, 5):
         c, psi = chain.c[k], chain.psi[k]
@@ -164,9 +173,9 @@ def test_the_exact_control_reaches_the_ceiling_of_its_discretisation(power, curv
     # conditional variance, is the ceiling of learned step variances.
     target = grid9()
     chain = reference_chain(rd.Brownian(25.0), 100, power)
-    setup = Problem(target.log_prob, target.score, 2, chain)
+    setup = ControlProblem(target.log_prob, target.score, 2, chain)
     steer = MixtureControl(target, chain, curvature=curvature)
-    _, log_w, _ = setup.walk(steer, 5000, dtype=F64, generator=seeded(0))
+    _, log_w, _ = setup.simulate(steer, 5000, dtype=F64, generator=seeded(0))
     w = Weights(log_w)
     assert abs(float(w.ess) - ess) < 0.03
     assert abs(-float(log_w.mean()) - gap) < 0.05 * gap + 0.04
@@ -193,8 +202,8 @@ def test_the_kl_loss_is_minus_the_bound(spread):
     with torch.no_grad():
         loss, _, log_w = loss_of("kl", setup, net)
         drift = CostDrift(setup, net)
-        x, again, _ = setup.walk(drift, 20_000, dtype=F64, generator=seeded(0))
-    each = drift.cost - setup.log_ratio(x)
+        x, again, _ = setup.simulate(drift, 20_000, dtype=F64, generator=seeded(0))
+    each = drift.cost - setup.log_density_ratio(x)
     assert torch.equal(log_w, again)
     assert abs(loss - each.mean()) < 1e-12
     assert_mean(each + log_w, 0.0)
@@ -238,21 +247,21 @@ class Oracle(Control):
         self.bend = torch.nn.Parameter(torch.tensor(0.0, dtype=F64))
         self.double()
 
-    def forward(self, features, x, g, room):
+    def forward(self, features, x, g, std_left):
         flat = x.reshape(-1, x.shape[-2], 2) if x.ndim == 3 else x[None]
         steps = range(len(flat)) if x.ndim == 3 else [self.now]
         b = torch.stack([self.steer(k, part)[0] for k, part in zip(steps, flat)])
         return (b if x.ndim == 3 else b[0]) * (1 + self.bend) + self.bend, None
 
 
-@pytest.mark.parametrize("kind", ["am", "bm", "match"])
+@pytest.mark.parametrize("kind", ["am", "bm", "mixed"])
 def test_bridged_losses_have_their_minimum_at_the_exact_control(kind):
     # d loss / d bend = 0 at bend = 0 within 4 errors, over 40 batches of 2000 target samples, and not
     # at bend = .2. Catches gradients and pulls in wrong units, or a share applied to neither.
     setup = problem(steps=5)
     target = two_modes()
     net = Oracle(setup, target)
-    tables, share = bridge_tables(setup, F64), torch.full((5, 2), 0.4, dtype=F64)
+    tables, mixing = bridge_tables(setup, F64), torch.full((5, 2), 0.4, dtype=F64)
 
     def slopes(bend):
         with torch.no_grad():
@@ -261,7 +270,7 @@ def test_bridged_losses_have_their_minimum_at_the_exact_control(kind):
         for s in range(40):
             y = target.sample(2000, generator=seeded(s))
             loss = bridged_loss(
-                kind, setup, net, y, setup.ratio_score(y), share, tables, generator=seeded(s)
+                kind, setup, net, y, setup.ratio_score(y), mixing, tables, generator=seeded(s)
             )
             found.append(torch.autograd.grad(loss, net.bend)[0])
         return torch.stack(found)
@@ -284,9 +293,9 @@ def test_the_mixed_target_has_no_variance_for_one_gaussian():
         x = mean[k] * y + std[k] * torch.randn(y.shape, generator=seeded(k), dtype=F64)
         inner = 1 / (1 / 0.8**2 - 1 / chain.end)
         part = inner / (inner + chain.c[k])
-        pull = (y - chain.psi[k] * x) / chain.c[k]
-        goal = part * setup.ratio_score(y) + (1 - part) * pull
-        assert (goal - steer(k, x)[0]).abs().max() < 1e-9
+        drift = (y - chain.psi[k] * x) / chain.c[k]
+        expected = part * setup.ratio_score(y) + (1 - part) * drift
+        assert (expected - steer(k, x)[0]).abs().max() < 1e-9
 
 
 def test_the_fitted_step_variance_is_the_conditional_one():
@@ -300,18 +309,18 @@ def test_the_fitted_step_variance_is_the_conditional_one():
     net.log_s = torch.nn.Parameter(torch.zeros(5, dtype=F64))
     plain = net.forward
 
-    def forward(features, x, g, room):
-        b, _ = plain(features, x, g, room)
+    def forward(features, x, g, std_left):
+        b, _ = plain(features, x, g, std_left)
         return b, net.log_s[:, None, None].expand_as(b)
 
     net.forward = forward
     y = target.sample(8_000, generator=seeded(0))
-    share, tables = torch.zeros(5, 2, dtype=F64), bridge_tables(setup, F64)
+    mixing, tables = torch.zeros(5, 2, dtype=F64), bridge_tables(setup, F64)
     optimiser = torch.optim.Adam([net.log_s], lr=0.05)
     for s in range(80):
         optimiser.zero_grad()
         bridged_loss(
-            "match", setup, net, y, setup.ratio_score(y), share, tables, generator=seeded(s)
+            "mixed", setup, net, y, setup.ratio_score(y), mixing, tables, generator=seeded(s)
         ).backward()
         optimiser.step()
     assert abs(net.log_s[3] - expected[0, 0]) < 0.03
@@ -324,7 +333,7 @@ def test_the_fitted_step_variance_is_the_conditional_one():
 def test_a_short_fit_finds_the_constant_and_every_mode():
     # 400 iterations on nine modes, 60 steps: ESS above .5, log Z within 4 errors, nine modes.
     pis = PIS(grid9(), steps=60)
-    pis.fit(400, particles=3000, lr=5e-3, generator=seeded(0))
+    pis.fit(400, particles=3000, optimiser=Optimiser(lr=5e-3), generator=seeded(0))
     x, w = pis.sample(4000, generator=seeded(1))
     assert w.ess > 0.5
     assert abs(w.log_z) < 4 * w.log_z_se
@@ -338,7 +347,7 @@ def test_a_short_fit_finds_the_constant_and_every_mode():
 @pytest.mark.parametrize(
     ("loss", "options"),
     [
-        ("match", {"refresh": 5, "own": 0.5}),
+        ("mixed", {}),
         (("am", "lv"), {"batch": 16}),
         ("tb", {"batch": 16, "explore": 0.1}),
         ("kl", {"batch": 16}),
@@ -353,10 +362,14 @@ def test_a_killed_and_resumed_fit_is_the_uninterrupted_one_to_the_bit(loss, opti
         if row["iteration"] >= 10:
             raise KilledError
 
-    def fit(name, **extra):
-        pis = PIS(Funnel(3, 1.0), steps=6, width=16)
-        given = dict(particles=400, check=False, loss=loss, points=64, generator=seeded(0))
-        pis.fit(20, checkpoint=tmp_path / name, every=5, **(given | options | extra))
+    def fit(name, resume=False, **extra):
+        pis = PIS(Funnel(3, 1.0), steps=6, network=Architecture(width=16))
+        given = dict(
+            check=False, objective=Objective(loss, points=64, **options), generator=seeded(0),
+            buffer=Buffer(particles=400, refresh=5),
+        )  # fmt: skip
+        checkpoint = Checkpoint(tmp_path / name, resume)
+        pis.fit(20, checkpoint=checkpoint, every=5, **(given | extra))
         return pis
 
     whole = fit("whole", callback=lambda row: None)
@@ -371,8 +384,8 @@ def test_a_killed_and_resumed_fit_is_the_uninterrupted_one_to_the_bit(loss, opti
 
 
 def test_a_saved_sampler_draws_the_same_samples(tmp_path):
-    pis = PIS(Funnel(3, 1.0), steps=6, width=16)
-    pis.fit(5, particles=300, check=False, points=64, generator=seeded(0))
+    pis = PIS(Funnel(3, 1.0), steps=6, network=Architecture(width=16))
+    pis.fit(5, particles=300, check=False, objective=Objective(points=64), generator=seeded(0))
     pis.save(tmp_path / "pis.safetensors")
     again = PIS.load(tmp_path / "pis.safetensors", Funnel(3, 1.0).log_prob)
     (x, w), (y, v) = (p.sample(50, warn=False, generator=seeded(1)) for p in (pis, again))
@@ -381,7 +394,12 @@ def test_a_saved_sampler_draws_the_same_samples(tmp_path):
 
 
 def test_a_sample_and_its_weight_do_not_depend_on_the_batch_split():
-    pis = PIS(Funnel(3, 1.0), reference=rd.OrnsteinUhlenbeck(), steps=6, width=16, dtype=F64)
+    pis = PIS(
+        Funnel(3, 1.0),
+        reference=rd.OrnsteinUhlenbeck(),
+        steps=6,
+        network=Architecture(width=16, dtype=F64),
+    )
     torch.nn.init.normal_(pis.net.last.weight, generator=seeded(0))
     whole, w = pis.sample(6, generator=[seeded(i) for i in range(6)])
     parts, v = pis.sample(6, batch_size=2, generator=[seeded(i) for i in range(6)])

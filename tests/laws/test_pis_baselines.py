@@ -6,10 +6,21 @@ import pytest
 import torch
 
 import redrift as rd
-from redrift.control import PIS, MixtureControl, anneal, dds, dis, hmc, reference_chain, steered
-from redrift.control.hmc import Chains, move
-from redrift.control.problem import Problem
-from redrift.control.steered import resampled_walk
+from redrift.control import (
+    PIS,
+    Architecture,
+    MixtureControl,
+    Objective,
+    anneal,
+    dds,
+    dis,
+    hmc,
+    reference_chain,
+    sample_smc,
+)
+from redrift.control.hmc import ChainState, hmc_step
+from redrift.control.problem import ControlProblem
+from redrift.control.smc import simulate_resampled
 from redrift.measure import Weights
 from redrift.targets import Affine, Funnel, Mixture, grid9
 
@@ -31,15 +42,17 @@ def density(target):
     return lambda x: (target.log_prob(x), target.score(x))
 
 
-@pytest.mark.parametrize("leaps", [1, 5])
-def test_moves_leave_the_density_invariant(leaps):
+@pytest.mark.parametrize("leapfrog_steps", [1, 5])
+def test_moves_leave_the_density_invariant(leapfrog_steps):
     # exact samples stay exact: means of three functions, n = 40 000, 4 errors, after 5 moves of a step
     # so long that a third is refused. Catches a refusal that is ignored, or momenta not refreshed.
     mixture, _ = skewed()
     x = mixture.sample(40_000, generator=seeded(0))
-    chains, rate = Chains(x, *density(mixture)(x)), 0.0
+    chains, rate = ChainState(x, *density(mixture)(x)), 0.0
     for s in range(5):
-        chains, took = move(density(mixture), chains, 0.8, leaps=leaps, generator=seeded(s))
+        chains, took = hmc_step(
+            density(mixture), chains, 0.8, leapfrog_steps=leapfrog_steps, generator=seeded(s)
+        )
         rate += float(took.double().mean()) / 5
     assert 0.2 < rate < 0.9
     for f in (lambda v: v[:, 0], lambda v: v[:, 1] ** 2, lambda v: (v[:, 0] > 0).double()):
@@ -57,8 +70,8 @@ def test_annealed_importance_sampling_is_unbiased():
     z = torch.stack(
         [
             anneal(
-                log_prob, mixture.score, 2, 200, scale=2.5, temperatures=12, resampling=False,
-                leaps=2, dtype=F64, generator=seeded(s),
+                log_prob, mixture.score, 2, 200, scale=2.5, temperatures=12, ess_threshold=0.0,
+                leapfrog_steps=2, dtype=F64, generator=seeded(s),
             ).weights.log_z
             for s in range(40)
         ]
@@ -72,7 +85,7 @@ def test_annealed_smc_is_unbiased_at_fixed_temperatures():
     mixture, log_prob = skewed()
     runs = [
         anneal(
-            log_prob, mixture.score, 2, 200, scale=6.0, temperatures=8, leaps=2, dtype=F64,
+            log_prob, mixture.score, 2, 200, scale=6.0, temperatures=8, leapfrog_steps=2, dtype=F64,
             generator=seeded(s),
         )
         for s in range(40)
@@ -104,21 +117,29 @@ def test_chains_reach_a_single_mode_and_keep_shares_between_modes():
 # --- resampling along the path --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("below", [0.0, 0.5, 1.0])
-def test_resampling_along_the_path_is_unbiased(below):
+@pytest.mark.parametrize("ess_threshold", [0.0, 0.5, 1.0])
+def test_resampling_along_the_path_is_unbiased(ess_threshold):
     # a poor control (the oracle of another mixture), 60 runs of 300 paths. Catches potentials that
     # are not taken back, and ancestors that lose them.
     mixture, log_prob = skewed()
     chain = reference_chain(rd.Brownian(6.0), 20)
-    setup = Problem(log_prob, mixture.score, 2, chain)
+    setup = ControlProblem(log_prob, mixture.score, 2, chain)
     steer = MixtureControl(Mixture(mixture.means * 0.7, 0.9), chain)
     # coefficients that no fit would give: unbiased all the same
-    worth = {k: torch.tensor([3.0, 0.1 + 0.04 * k, 0.05, 0.2], dtype=F64) for k in (6, 12, 17)}
+    potentials = {
+        k: torch.tensor([3.0, 0.1 + 0.04 * k, 0.05, 0.2], dtype=F64) for k in (6, 12, 17)
+    }
     z = torch.stack(
         [
             Weights(
-                resampled_walk(
-                    setup, steer, 300, worth, below=below, dtype=F64, generator=seeded(s)
+                simulate_resampled(
+                    setup,
+                    steer,
+                    300,
+                    potentials,
+                    ess_threshold=ess_threshold,
+                    dtype=F64,
+                    generator=seeded(s),
                 )[1]
             ).log_z
             for s in range(60)
@@ -129,9 +150,9 @@ def test_resampling_along_the_path_is_unbiased(below):
 
 
 def test_without_resampling_the_steered_walk_is_the_plain_one():
-    pis = PIS(grid9(), reference=rd.Brownian(25.0), steps=10, dtype=F64)
+    pis = PIS(grid9(), reference=rd.Brownian(25.0), steps=10, network=Architecture(dtype=F64))
     x, w = pis.sample(50, warn=False, generator=seeded(0))
-    y, v = steered(pis, 50, below=0.0, generator=seeded(0))
+    y, v = sample_smc(pis, 50, ess_threshold=0.0, generator=seeded(0))
     assert torch.equal(x, y)
     assert (w.log_w - v.log_w).abs().max() < 1e-9
 
@@ -141,9 +162,9 @@ def test_resampling_lifts_a_half_trained_sampler():
     pis = PIS(Funnel(4, 1.0), steps=30)
     pis.fit(60, particles=500, check=False, generator=seeded(0))
     plain = [float(pis.sample(500, warn=False, generator=seeded(s))[1].ess) for s in range(5)]
-    runs = [steered(pis, 500, generator=seeded(s), moves=1) for s in range(5)]
+    runs = [sample_smc(pis, 500, generator=seeded(s), moves=1) for s in range(5)]
     assert sum(float(w.ess) for _, w in runs) > 1.2 * sum(plain)
-    again = steered(pis, 500, generator=seeded(0))[1]
+    again = sample_smc(pis, 500, generator=seeded(0))[1]
     assert torch.equal(again.log_w, runs[0][1].log_w)
 
 
@@ -159,7 +180,7 @@ def test_relatives_differ_in_the_reference_and_find_the_constant(make):
     )  # fmt: skip
     pis = make(target, steps=30)
     assert pis.chain.start > 0
-    pis.fit(200, particles=1000, points=512, generator=seeded(0))
+    pis.fit(200, particles=1000, objective=Objective(points=512), generator=seeded(0))
     _, w = pis.sample(4000, generator=seeded(1))
     assert w.ess > 0.5
     assert abs(w.log_z) < 4 * w.log_z_se

@@ -7,7 +7,15 @@ import pytest
 import torch
 
 import redrift as rd
-from redrift.control import PIS, TrustWarning
+from redrift.control import (
+    PIS,
+    Architecture,
+    Buffer,
+    Checkpoint,
+    Objective,
+    Optimiser,
+    TrustWarning,
+)
 from redrift.targets import Funnel, Mixture, grid9
 
 F64 = torch.float64
@@ -20,10 +28,13 @@ def seeded(seed):
 def collapsed():
     """A sampler that keeps the middle one of nine modes, and is good at it."""
     one = Mixture(torch.zeros(1, 2), math.sqrt(0.3))
-    pis = PIS(one, reference=rd.Brownian(25.0), steps=40, gradient=False)
+    pis = PIS(one, reference=rd.Brownian(25.0), steps=40, network=Architecture(gradient=False))
     buffer = one.sample(5000, generator=seeded(0))
-    pis.fit(300, buffer=buffer, points=800, own=0.0, check=False, generator=seeded(0))
-    lost = PIS(grid9(), reference=rd.Brownian(25.0), steps=40, gradient=False)
+    pis.fit(300, buffer=Buffer(buffer, on_policy=0.0), objective=Objective(points=800), check=False,
+            generator=seeded(0))  # fmt: skip
+    lost = PIS(
+        grid9(), reference=rd.Brownian(25.0), steps=40, network=Architecture(gradient=False)
+    )
     lost.net.load_state_dict(pis.net.state_dict())
     return lost
 
@@ -50,7 +61,12 @@ def test_a_collapsed_sampler_is_caught_though_its_weights_look_fine():
 def test_a_fit_that_loses_modes_warns():
     # the KL loss without the gradient network goes on from one mode and cannot see the others
     with pytest.warns(TrustWarning, match="do not trust"):
-        collapsed().fit(2, loss="kl", batch=64, lr=1e-4, generator=seeded(0))
+        collapsed().fit(
+            2,
+            objective=Objective("kl", batch=64),
+            optimiser=Optimiser(lr=1e-4),
+            generator=seeded(0),
+        )
 
 
 def test_collapsed_weights_warn_with_a_way_out():
@@ -63,7 +79,7 @@ def test_a_good_sampler_does_not_warn():
     pis = PIS(Mixture(torch.ones(1, 2), 1.0), steps=20)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        pis.fit(150, particles=1000, points=512, generator=seeded(0))
+        pis.fit(150, particles=1000, objective=Objective(points=512), generator=seeded(0))
         pis.sample(1000, generator=seeded(1))
 
 
@@ -89,7 +105,10 @@ def inf(x):
         (lambda: PIS(Funnel(), power=9.0), "power must be in"),
         (lambda: fit(Funnel(2), loss="lk"), "Did you mean"),
         (lambda: fit(Funnel(2), loss=(("lv", 0.3),)), "sum to 1"),
-        (lambda: fit(Funnel(2), loss="bm", buffer=torch.zeros(5, 3)), r"expected \(M, 2\)"),
+        (
+            lambda: fit(Funnel(2), loss="bm", buffer=Buffer(torch.zeros(5, 3))),
+            r"expected \(M, 2\)",
+        ),
         (lambda: fit(Funnel(2), seconds=1.0), "either iterations or seconds"),
         (lambda: PIS(Funnel(2)).sample(0), "n must be at least 1"),
         (lambda: PIS(Funnel(2)).eubo(torch.zeros(3, 4)), r"expected \(M, 2\)"),
@@ -122,19 +141,20 @@ def test_a_file_for_another_dimension_or_a_damaged_one_is_refused(tmp_path):
 
 def test_a_checkpoint_of_another_fit_is_refused(tmp_path):
     path = tmp_path / "state.safetensors"
-    given = dict(particles=200, check=False, points=64, checkpoint=path, generator=seeded(0))
-    PIS(Funnel(3, 1.0), steps=4).fit(3, **given)
+    given = dict(particles=200, check=False, objective=Objective(points=64), generator=seeded(0))
+    PIS(Funnel(3, 1.0), steps=4).fit(3, checkpoint=Checkpoint(path), **given)
     with pytest.raises(ValueError, match="another total"):
-        PIS(Funnel(3, 1.0), steps=4).fit(4, resume=True, **given)
+        PIS(Funnel(3, 1.0), steps=4).fit(4, checkpoint=Checkpoint(path, resume=True), **given)
     with pytest.raises(ValueError, match="another net"):
-        PIS(Funnel(3, 1.0), steps=5).fit(3, resume=True, **given)
+        PIS(Funnel(3, 1.0), steps=5).fit(3, checkpoint=Checkpoint(path, resume=True), **given)
 
 
 def test_fitting_leaves_the_global_generator_and_the_buffer_alone():
     buffer = grid9().sample(300, generator=seeded(0))
     copy, state = buffer.clone(), torch.get_rng_state()
     pis = PIS(grid9(), steps=4)
-    pis.fit(3, buffer=buffer, check=False, points=64, generator=seeded(0))
+    pis.fit(3, buffer=Buffer(buffer), check=False, objective=Objective(points=64),
+            generator=seeded(0))  # fmt: skip
     pis.check(generator=seeded(1))
     pis.sample(10, generator=seeded(2))
     assert torch.equal(torch.get_rng_state(), state)
@@ -145,8 +165,8 @@ def test_the_papers_configuration_is_one_call_away():
     pis = PIS.paper(grid9())
     assert (pis.chain.end, pis.chain.steps, pis.net.spread) == (1.0, 100, 0.0)
     assert (pis.chain.q - 0.01).abs().max() < 1e-12
-    assert pis.recipe.phases == (("kl", 1.0),)
-    assert (pis.recipe.lr, pis.recipe.batch) == (5e-3, 300)
+    assert pis.objective.phases == (("kl", 1.0),)
+    assert (pis.optimiser.lr, pis.objective.batch) == (5e-3, 300)
 
 
 def test_a_whole_covariance_makes_a_correlated_gaussian_easy():
@@ -159,7 +179,8 @@ def test_a_whole_covariance_makes_a_correlated_gaussian_easy():
         Mixture(torch.zeros(1, 3), 1.0), torch.tensor([0.5, 0, -1]).double(), turn.inverse()
     )
     pis = PIS(target, steps=25, full=True)
-    pis.fit(60, particles=1500, points=500, lr=5e-3, check=False, generator=seeded(0))
+    pis.fit(60, particles=1500, objective=Objective(points=500), optimiser=Optimiser(lr=5e-3),
+            check=False, generator=seeded(0))  # fmt: skip
     _, w = pis.sample(3000, warn=False, generator=seeded(1))
     assert pis.scale.shape == (3, 3)
     assert w.ess > 0.5

@@ -11,7 +11,7 @@ from redrift.targets import (
     Affine,
     Cox,
     Funnel,
-    Latent,
+    LatentTarget,
     Logistic,
     ManyWell,
     Mixture,
@@ -37,7 +37,7 @@ def small():
     here = importlib.util.find_spec("sklearn") is not None
     made = {name: make() for name, make in TARGETS.items() if here or name != "cancer"}
     made["logistic"] = Logistic(a, (a[:, 0] > 0).double())
-    made["latent"] = Latent(lambda z: -((z.sum(-1) - 1) ** 2), 3)
+    made["latent"] = LatentTarget(lambda z: -((z.sum(-1) - 1) ** 2), 3)
     made["cox"] = Cox(points(), 5)
     made["white"] = Cox(points(), 5).whitened()
     made["affine"] = Affine(Funnel(3), torch.ones(3, dtype=F64), torch.eye(3, dtype=F64) + 0.2)

@@ -12,7 +12,7 @@ BUGS = [
     ),
     bug(
         "PIS: the end law without its variance",
-        "control.problem:Problem.log_ratio",
+        "control.problem:ControlProblem.log_density_ratio",
         "pi * variance",
         "pi",
         "test_pis.py::test_weights_of_any_control_are_unbiased[2-0.0-Brownian]",
@@ -36,7 +36,7 @@ BUGS = [
         "control.objective:bridged_loss",
         "(1 - part) *",
         "(1 - part) ** 2 *",
-        "test_pis.py::test_bridged_losses_have_their_minimum_at_the_exact_control[match]",
+        "test_pis.py::test_bridged_losses_have_their_minimum_at_the_exact_control[mixed]",
     ),
     bug(
         "PIS: the step's variance fitted without that of the bridge",
@@ -55,7 +55,7 @@ BUGS = [
     ),
     bug(
         "PIS: bridges of a constant diffusion on an uneven grid",
-        "control.problem:Problem.bridge",
+        "control.problem:ControlProblem.bridge",
         "variance[k] * a / variance[k + 1]",
         "a * k / (k + 1)",
         "test_pis.py::test_marginals_of_the_bridge_are_the_closed_form[Brownian]",
@@ -79,7 +79,7 @@ BUGS = [
         "control.fit:Training.load",
         'self.generator.set_state(tensors["generator"])',
         "pass",
-        "test_pis.py::test_a_killed_and_resumed_fit_is_the_uninterrupted_one_to_the_bit[match-options0]",
+        "test_pis.py::test_a_killed_and_resumed_fit_is_the_uninterrupted_one_to_the_bit[mixed-options0]",
     ),
     bug(
         "PIS: a check that looks at its own weights only",
@@ -104,15 +104,15 @@ BUGS = [
     ),
     bug(
         "Hamiltonian moves that are never refused",
-        "control.hmc:move",
+        "control.hmc:hmc_step",
         "= u < gain",
         "= u < gain + 3.0",
         "test_pis_baselines.py::test_moves_leave_the_density_invariant[5]",
     ),
     bug(
         "potentials of resampling that are not taken back",
-        "control.steered:resampled_walk",
-        "value - taken",
+        "control.smc:simulate_resampled",
+        "value - applied",
         "value",
         "test_pis_baselines.py::test_resampling_along_the_path_is_unbiased[0.5]",
     ),

@@ -38,4 +38,25 @@ BUGS = [
         "T",
         "test_oracles.py::test_an_empirical_law_is_a_mixture_of_points[VP]",
     ),
+    bug(
+        "the unknown part replaced",
+        "denoise.edits:Inpaint._replace",
+        "mask, known, x0",
+        "mask, x0, known",
+        "test_collage_denoiser.py::test_replacement_returns_the_known_part_and_moves_the_rest",
+    ),
+    bug(
+        "a reconstruction of half the length",
+        "denoise.edits:Inpaint.predict",
+        "- step * g",
+        "- 0.5 * step * g",
+        "test_collage_denoiser.py::test_reconstruction_meets_one_known_site_at_once_and_never_moves_away",
+    ),
+    bug(
+        "an edit that is not put into the prediction",
+        "denoise.edits:edited",
+        "process.lift(found)",
+        "state",
+        "test_guidance_parts.py::test_a_hard_rule_holds_to_rounding_and_leaves_the_rest",
+    ),
 ]

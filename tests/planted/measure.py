@@ -67,4 +67,27 @@ BUGS = [
         "cat([half, -half])",
         "test_path_measure.py::test_antithetic_pairs_are_exact_draws_with_opposite_noise",
     ),
+    bug(
+        "all sets resampled where one is low",
+        "measure.resampling:adaptive_resample",
+        "torch.where(which[..., None], drawn, keep)",
+        "drawn",
+        "test_resampling.py::test_sets_below_the_threshold_are_resampled_and_the_others_are_left_alone",
+        "test_guidance.py::test_a_sample_is_the_same_whatever_its_neighbours_and_the_batch_split",
+    ),
+    bug(
+        "resampling forgets the mean weight",
+        "measure.resampling:adaptive_resample",
+        "(log_w.logsumexp(-1, keepdim=True) - math.log(n)).expand_as(log_w)",
+        "torch.zeros_like(log_w)",
+        "test_resampling.py::test_sets_below_the_threshold_are_resampled_and_the_others_are_left_alone",
+        "test_guidance_weights.py::test_two_resampled_particles_are_unbiased_by_enumeration",
+    ),
+    bug(
+        "no numbers drawn where no set is resampled",
+        "measure.resampling:adaptive_resample",
+        "not low and not always_draw",
+        "not low",
+        "test_resampling.py::test_the_numbers_of_a_set_do_not_depend_on_the_weights_of_others",
+    ),
 ]

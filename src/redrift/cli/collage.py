@@ -84,7 +84,7 @@ def collage(
     if correctors:
         plan = langevin_corrected(plan, correctors)
     graph = lay(layout, made, count, overlap, counting)
-    piece, cond = told(made, graph, label, guidance)
+    piece, cond = conditions(made, graph, label, guidance)
     report.print(str(plan))
     report.print(str(graph))
 
@@ -126,11 +126,11 @@ def lay(
     piece = tuple(model.card.get("shape", ()))
     if len(piece) != 3:
         raise ValueError(f"a collage of pictures needs a model of (C, H, W), got {piece}.")
-    lap = piece[-1] // 2 if overlap is None else overlap
+    shared = piece[-1] // 2 if overlap is None else overlap
     if layout == "cubemap":
         if count is not None:
             raise ValueError("a cubemap has six faces and takes no --count.")
-        return collages.cubemap(piece, overlap=lap, counting=counting)
+        return collages.cubemap(piece, overlap=shared, counting=counting)
     text = _COUNTS[layout] if count is None else count
     numbers = text.lower().split("x")
     wanted = 1 if layout in ("chain", "ring") else 2
@@ -140,12 +140,12 @@ def lay(
     counts = [int(n) for n in numbers]
     if wanted == 1:
         line: Callable[..., Graph] = collages.chain if layout == "chain" else collages.ring
-        return line(piece, counts[0], lap, counting=counting)
+        return line(piece, counts[0], shared, counting=counting)
     plane: Callable[..., Graph] = collages.grid if layout == "grid" else collages.torus
-    return plane(piece, counts[::-1], lap, counting=counting)
+    return plane(piece, counts[::-1], shared, counting=counting)
 
 
-def told(
+def conditions(
     model: Denoiser, graph: Graph, label: str | None, guidance: float
 ) -> tuple[Denoiser, dict[str, Tensor] | None]:
     """Return the piece's denoiser and a class for each piece: the ones given, in equal parts.
@@ -195,4 +195,4 @@ def _caption(name: str, figures: dict[str, float]) -> str:
     return f"{name}\nseams {figures[name]:.2f}" if name in figures else name
 
 
-__all__ = ["LAYOUTS", "collage", "lay", "picture", "told"]
+__all__ = ["LAYOUTS", "collage", "conditions", "lay", "picture"]

@@ -19,7 +19,7 @@ from redrift._core.files import write_atomically
 from redrift._core.optional import need
 from redrift.cli.functions import find_function
 from redrift.cli.report import Device, Json, Report, Seed, Threads, plainly
-from redrift.control import PIS, TrustWarning, anneal, steered
+from redrift.control import PIS, Buffer, Checkpoint, TrustWarning, anneal, sample_smc
 from redrift.control.density import as_target, checked
 from redrift.measure import Weights
 from redrift.process import Brownian
@@ -45,7 +45,7 @@ def density(
         int | None, typer.Option(help="Iterations to train for instead: reproducible.")
     ] = None,
     loss: Annotated[
-        str | None, typer.Option(help="kl, kl-stl, lv, tb, am, bm, match; commas for phases.")
+        str | None, typer.Option(help="kl, kl-stl, lv, tb, am, bm, mixed; commas for phases.")
     ] = None,
     steps: Annotated[int, typer.Option(help="Steps of a path, or temperatures of ais.")] = 100,
     variance: Annotated[
@@ -101,13 +101,15 @@ def density(
             pis = _sampler(density, steps, variance, model, full=full, fit=fit)
             if fit:
                 history = pis.fit(
-                    iterations, seconds=_seconds(fit_seconds, iterations), start=start,
-                    particles=whole("particles", particles, least=2),
+                    iterations, seconds=_seconds(fit_seconds, iterations),
+                    buffer=Buffer(particles=whole("particles", particles, least=2), start=start),
                     loss=None if loss is None else loss.split(","), check=False,
-                    checkpoint=checkpoint, resume=resume, generator=g,
+                    checkpoint=None if checkpoint is None else Checkpoint(checkpoint, resume),
+                    generator=g,
                     progress=json != "-" and sys.stderr.isatty(),
                 )  # fmt: skip
                 figures |= {"iterations": history.iterations, "fit_seconds": history.seconds}
+                figures["measured"] = history.measured
                 if model is not None:
                     pis.save(model)
             # streams of their own: a resumed fit ends in the same samples
@@ -116,7 +118,7 @@ def density(
             if method == "pis":
                 x, weights = pis.sample(n, generator=g)
             else:
-                x, weights = steered(pis, n, generator=g)
+                x, weights = sample_smc(pis, n, generator=g)
             figures["check"] = asdict(verdict)
             concern = verdict.concern or weights.concern
     if out is not None:
@@ -170,7 +172,7 @@ def _annealed(
 ) -> tuple[Tensor, Weights, str | None]:
     options: dict[str, Any] = {"scale": 4.0 if start is None else start, "generator": g}
     if method == "ais":
-        options |= {"temperatures": whole("steps", steps), "resampling": False}
+        options |= {"temperatures": whole("steps", steps), "ess_threshold": 0.0}
     run = anneal(checked(target.log_prob, target.dim), target.score, target.dim, n, **options)
     concern = run.weights.concern
     if concern is None and run.survivors < 0.05 * n:

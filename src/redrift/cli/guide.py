@@ -44,7 +44,7 @@ RULES: dict[str, Callable[..., Function]] = {
     "jpeg_size": rules.jpeg_size,
     "brightness": rules.brightness,
 }
-_TILT = 4.0  # default strength, over the standard deviation of the unguided loss
+_TILT = 4.0  # default inverse temperature, over the standard deviation of the unguided loss
 _TARGETS: dict[str, type] = {"components": int, "jpeg_size": int, "brightness": float}
 
 
@@ -70,7 +70,7 @@ def guide(
         ),
     ] = 16,
     steps: Annotated[int, typer.Option(help="Steps of the stochastic plan.")] = 50,
-    strength: Annotated[
+    inverse_temperature: Annotated[
         float | None,
         typer.Option(
             help="lambda of the tilt exp(-lambda loss), for svdd and fk; 4 over the standard "
@@ -121,9 +121,11 @@ def guide(
         "every": every, "max_batch": whole("max_batch", max_batch),
         **({} if active is None else {"active": (active, 0.0)}),
     }  # fmt: skip
-    policy(method, loss, candidates, strength or 1.0, **options)  # a mistake is told before work
-    if strength is not None and not strength > 0:
-        raise ValueError(f"strength must be positive, got {strength}.")
+    policy(
+        method, loss, candidates, inverse_temperature or 1.0, **options
+    )  # a mistake is told before work
+    if inverse_temperature is not None and not inverse_temperature > 0:
+        raise ValueError(f"inverse_temperature must be positive, got {inverse_temperature}.")
     report.print(str(plan))
     shape = made.card.get("shape")
     if shape is None:
@@ -134,12 +136,12 @@ def guide(
     }
     plain = sample(made, plan, generator=report.generators(n), **run)
     before = BestOfN(loss, 1).loss(plain)
-    if strength is None:
+    if inverse_temperature is None:
         spread = float(before.std()) if n > 1 else 0.0
-        strength = _TILT / spread if spread > 0 else 1.0
+        inverse_temperature = _TILT / spread if spread > 0 else 1.0
     x, found = guided(
-        made, plan, method, loss, candidates, strength, options, run, report.generators(n),
-        show=report.console.is_terminal,
+        made, plan, method, loss, candidates, inverse_temperature, options, run,
+        report.generators(n), show=report.console.is_terminal,
     )  # fmt: skip
     figures = _figures(report, before, found, plain, x)
     if out is not None:
@@ -155,7 +157,7 @@ def guide(
         report.print(f"wrote {save}")
     report.finish(
         model=model, plan=str(plan), rule=rule, method=method, candidates=candidates,
-        strength=strength, **figures,
+        inverse_temperature=inverse_temperature, **figures,
     )  # fmt: skip
 
 
@@ -211,20 +213,25 @@ def policy(
     method: str,
     loss: Function,
     candidates: int,
-    strength: float,
+    inverse_temperature: float,
     **options: Any,  # noqa: ANN401
 ) -> Particles:
     """Return a method that judges `candidates` draws at each step of each sample."""
     if method == "scg":
         return SCG(loss, candidates=candidates, **options)
     if method == "svdd":
-        return SVDD(loss, candidates=candidates, strength=strength, **options)
+        return SVDD(
+            loss, candidates=candidates, inverse_temperature=inverse_temperature, **options
+        )
     if method == "fk":
-        return FKSteering(loss, particles=candidates, strength=strength, **options)
+        return FKSteering(
+            loss, particles=candidates, inverse_temperature=inverse_temperature, **options
+        )
     if method == "treeg-sd":
         return TreeGSD(loss, candidates=candidates, **options)
     if method == "best-of-n":
-        return BestOfN(loss, candidates, strength=strength, **options)
+        run = {name: value for name, value in options.items() if name not in ("active", "every")}
+        return BestOfN(loss, candidates, inverse_temperature=inverse_temperature, **run)
     beams = max(k for k in range(1, math.isqrt(candidates) + 1) if candidates % k == 0)
     return TreeG(loss, beams=beams, candidates=candidates // beams, **options)
 
@@ -235,7 +242,7 @@ def guided(
     method: str,
     loss: Function,
     candidates: int,
-    strength: float,
+    inverse_temperature: float,
     options: dict[str, Any],
     run: dict[str, Any],
     generators: list[torch.Generator],
@@ -251,7 +258,7 @@ def guided(
         def stepped(index: int, time: float, state: Tensor) -> None:
             bar.update()
 
-        act = policy(method, loss, candidates, strength, watch=watch, **options)
+        act = policy(method, loss, candidates, inverse_temperature, watch=watch, **options)
         x = sample(
             model, plan, policy=act, generator=generators,
             callback=stepped, **run,

@@ -7,16 +7,14 @@ from redrift.collage.counting import COUNTINGS, Region
 from redrift.collage.cubemap import cubemap, to_equirectangular
 from redrift.collage.denoiser import Collage
 from redrift.collage.graph import Graph
-from redrift.collage.inpainting import Clipped, Inpaint, outpaint
 from redrift.collage.layouts import chain, grid, ring, torus, tree, windows
+from redrift.collage.outpainting import outpaint
 from redrift.collage.seams import seam_ratio
 
 __all__ = [
     "COUNTINGS",
-    "Clipped",
     "Collage",
     "Graph",
-    "Inpaint",
     "Region",
     "chain",
     "cubemap",

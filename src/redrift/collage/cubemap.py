@@ -55,12 +55,12 @@ def cubemap(
     if len(sizes) != 3 or sizes[1] != sizes[2]:
         raise ValueError(f"the piece of a cubemap is (C, n, n), got {sizes}.")
     channels, n = sizes[0], sizes[1]
-    lap = n // 2 if overlap is None else overlap
-    if not 0 <= lap < n or (4 * n) % (n - lap):
+    overlap = n // 2 if overlap is None else overlap
+    if not 0 <= overlap < n or (4 * n) % (n - overlap):
         valid = [o for o in range(n) if (4 * n) % (n - o) == 0]
-        nearest = min(valid, key=lambda o: abs(o - lap))
+        nearest = min(valid, key=lambda o: abs(o - overlap))
         raise ValueError(
-            f"overlap={lap}: windows of {n} that share {lap} do not close a ring of {4 * n} sites; "
+            f"overlap={overlap}: windows of {n} that share {overlap} do not close a ring of {4 * n} sites; "
             f"the nearest overlap that does is {nearest}."
         )
     bethe = counting in ("kikuchi", "bethe")
@@ -68,7 +68,11 @@ def cubemap(
     others: list[Region] = []
     for strip, axis in zip(strips(n), (-1, -2, -1), strict=True):
         around = ring(
-            sizes, 4 * n // (n - lap), lap, axis=axis, counting=counting if bethe else "average"
+            sizes,
+            4 * n // (n - overlap),
+            overlap,
+            axis=axis,
+            counting=counting if bethe else "average",
         )
         sites = strip.reshape(-1)
         base = len(windows)

@@ -20,19 +20,16 @@ import dataclasses
 import math
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import Self
 
 from redrift._core.errors import choose, whole
-from redrift.collage.groups import OVERLAP_CONDS, OverlapCond, grouped
+from redrift.collage.groups import OVERLAP_CONDS, Cover, OverlapCond, grouped
 from redrift.denoise import Denoiser
 from redrift.process import Level, Process
-
-if TYPE_CHECKING:
-    from redrift.collage.graph import Graph
 
 
 class Collage(Denoiser):
@@ -40,7 +37,7 @@ class Collage(Denoiser):
 
     def __init__(
         self,
-        graph: Graph,
+        graph: Cover,
         piece: Denoiser,
         overlap: Denoiser | None = None,
         *,
@@ -78,7 +75,7 @@ class Collage(Denoiser):
         for group in self.groups:
             group.model.to(device)
             group.index, group.weight = group.index.to(device), group.weight.to(device)
-            group.told = {name: table.to(device) for name, table in group.told.items()}
+            group.cond = {name: table.to(device) for name, table in group.cond.items()}
         self.device = torch.device(device)
         return self
 
@@ -170,27 +167,27 @@ class Collage(Denoiser):
         process = group.model.process
         shape = (process.k, -1) if process.k > 1 else (flat.shape[1],)
         x = flat[where].reshape(len(rows), *shape, *group.shape)
-        told: dict[str, Any] = {name: table.to(device)[k] for name, table in group.told.items()}
+        cond: dict[str, Any] = {name: table.to(device)[k] for name, table in group.cond.items()}
         for name, value in self._cond.items():
-            told[name] = value[b.to(value.device)] if _by_sample(value) else value
+            cond[name] = value[b.to(value.device)] if _by_sample(value) else value
         here = _rows_of(level, b) if level.t.ndim else level
         if process.modes:
             here = process.level(here.t)
-        y = self._ask(g, (start, stop), process.to(x), here, told)
+        y = self._ask(g, (start, stop), process.to(x), here, cond)
         weight = group.weight.to(flat)[k][:, None, :]
         return where, weight * process.back(y).reshape(len(rows), flat.shape[1], -1)
 
     def _ask(
-        self, g: int, span: tuple[int, int], z: Tensor, level: Level, told: dict[str, Any]
+        self, g: int, span: tuple[int, int], z: Tensor, level: Level, cond: dict[str, Any]
     ) -> Tensor:
         """Ask a group's model, in its run of these rows if it keeps state."""
         model = self.groups[g].model
         if self._stack is None or not _stateful(model):
-            with model.begin(**told) as run:
+            with model.begin(**cond) as run:
                 return run.ask(z, level, self.predicts)
         key = (g, *span)
         if key not in self._runs:
-            self._runs[key] = self._stack.enter_context(model.begin(**told))
+            self._runs[key] = self._stack.enter_context(model.begin(**cond))
         return self._runs[key].ask(z, level, self.predicts)
 
 
@@ -214,7 +211,7 @@ def _rows_of(level: Level, b: Tensor) -> Level:
 
 
 def _canvas_process(
-    graph: Graph, piece: Denoiser, overlap: Denoiser, process: Process | None
+    graph: Cover, piece: Denoiser, overlap: Denoiser, process: Process | None
 ) -> Process:
     """Return the canvas's process, or refuse processes that do not fit each other.
 

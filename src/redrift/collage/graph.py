@@ -22,17 +22,17 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from redrift.collage.counting import Region, count, junction_tree
-from redrift.denoise import Denoiser
+from redrift.collage.denoiser import Collage
+from redrift.collage.groups import OverlapCond
+from redrift.denoise import Denoiser, Edited, Inpaint
+from redrift.denoise import clip as clip_at
 from redrift.process import Process
-
-if TYPE_CHECKING:
-    from redrift.collage.groups import OverlapCond
 
 _TOLERANCE = 1e-9
 
@@ -197,15 +197,12 @@ class Graph:
             >>> model.eps(torch.ones(1, 1, 16), 0.5).shape
             torch.Size([1, 1, 16])
         """
-        from redrift.collage.denoiser import Collage
-        from redrift.collage.inpainting import Clipped, Inpaint
-
         model: Denoiser = Collage(
             self, piece, overlap, process=process, cond=cond, overlap_cond=overlap_cond,
             null=null, max_batch=max_batch,
         )  # fmt: skip
         if clip is not None:
-            model = Clipped(model, clip)
+            model = Edited(model, clip_at(clip))
         if known is not None or mask is not None:
             model = Inpaint(model, known, mask, fill=fill)
         return model
@@ -219,9 +216,9 @@ class Graph:
             for r in self.regions
         )
         parts = [
-            f"{n} {'overlap' if lap else 'piece'}{'s' * (n > 1)} {_times(shape)}"
+            f"{n} {'overlap' if overlap else 'piece'}{'s' * (n > 1)} {_times(shape)}"
             f" ({'by site' if weight is None else f'{weight:+g}'})"
-            for (lap, shape, weight), n in kinds.items()
+            for (overlap, shape, weight), n in kinds.items()
         ]
         if self.is_exact_at_zero:
             law = "tree: exact as the noise vanishes, where each overlap separates its sides"

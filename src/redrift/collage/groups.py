@@ -1,10 +1,10 @@
-"""Regions brought together for the network: one call for each model and shape, and what it is told."""
+"""Regions grouped for the network: one call for each model and shape, with the conditions of its rows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -12,12 +12,22 @@ from torch import Tensor
 from redrift.collage.counting import Region
 from redrift.denoise import Denoiser
 
-if TYPE_CHECKING:
-    from redrift.collage.graph import Graph
-
 OverlapCond = Literal["mean", "first", "last", "null"]
 OVERLAP_CONDS = ("mean", "first", "last", "null")
-_Told = dict[str, Tensor]
+_Cond = dict[str, Tensor]
+
+
+class Cover(Protocol):
+    """What a collage reads of its `Graph`; see there."""
+
+    @property
+    def channels(self) -> int: ...  # noqa: D102
+    @property
+    def canvas(self) -> tuple[int, ...]: ...  # noqa: D102
+    @property
+    def regions(self) -> tuple[Region, ...]: ...  # noqa: D102
+    @property
+    def pieces(self) -> int: ...  # noqa: D102
 
 
 @dataclass(eq=False)
@@ -29,28 +39,37 @@ class Group:
         shape: their box.
         index: (K, P) sites.
         weight: (K, 1), or (K, P) where weights differ by site; float64.
-        told: conditions by name, (K, ...).
+        cond: conditions by name, (K, ...).
     """
 
     model: Denoiser
     shape: tuple[int, ...]
     index: Tensor
     weight: Tensor
-    told: _Told
+    cond: _Cond
 
 
 def grouped(
-    graph: Graph,
+    graph: Cover,
     piece: Denoiser,
     overlap: Denoiser,
-    cond: _Told,
+    cond: _Cond,
     rule: str,
     null: dict[str, Any],
 ) -> Generator[Group, None, None]:
-    """Bring the regions into groups of one model and shape, with what each is told."""
-    told = _told(graph, cond, rule, null)
-    members: dict[Any, list[tuple[Region, float, _Told]]] = {}
-    for region, calls in zip(graph.regions, told, strict=True):
+    """Group the regions by model and shape, with the conditions of each.
+
+    Args:
+        graph: of the canvas.
+        piece: denoiser of the pieces.
+        overlap: denoiser of the overlaps.
+        cond: tables of conditions by name, one row per piece or region.
+        rule: of `OVERLAP_CONDS`: whose conditions an overlap takes.
+        null: conditions that stand for none.
+    """
+    asked = _calls(graph, cond, rule, null)
+    members: dict[Any, list[tuple[Region, float, _Cond]]] = {}
+    for region, calls in zip(graph.regions, asked, strict=True):
         model = overlap if region.window is None else piece
         modes = model.process.modes
         if modes and modes != region.shape[-len(modes) :]:
@@ -78,9 +97,9 @@ def grouped(
         yield Group(models[key], shape, index, weight, tables)
 
 
-def _told(
-    graph: Graph, cond: _Told, rule: str, null: dict[str, Any]
-) -> list[list[tuple[float, _Told]]]:
+def _calls(
+    graph: Cover, cond: _Cond, rule: str, null: dict[str, Any]
+) -> list[list[tuple[float, _Cond]]]:
     """Return, for each region, the calls it takes: a share of its weight, and its conditions.
 
     Raises:
@@ -116,16 +135,16 @@ def _told(
         for name, table in cond.items()
         if rule == "null"
     }
-    out: list[list[tuple[float, _Told]]] = []
+    out: list[list[tuple[float, _Cond]]] = []
     for region in graph.regions:
         asked = region.owners if region.window is not None else pick[rule](region.owners)
         out.append(_merged([{n: table[i] for n, table in cond.items()} for i in asked] or [none]))
     return out
 
 
-def _merged(rows: list[_Told]) -> list[tuple[float, _Told]]:
+def _merged(rows: list[_Cond]) -> list[tuple[float, _Cond]]:
     """Return the different rows with their share of the mean."""
-    found: list[tuple[float, _Told]] = []
+    found: list[tuple[float, _Cond]] = []
     for row in rows:
         for i, (share, other) in enumerate(found):
             if all(torch.equal(row[name], other[name]) for name in row):

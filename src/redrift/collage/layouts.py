@@ -49,8 +49,8 @@ def chain(
     channels, sites = _piece(piece)
     axis = _axis(axis, len(sites))
     whole("count", count)
-    laps = _laps(overlap, count - 1, sites[axis])
-    begins = [0, *itertools.accumulate(sites[axis] - o for o in laps)]
+    overlaps = _overlaps(overlap, count - 1, sites[axis])
+    begins = [0, *itertools.accumulate(sites[axis] - o for o in overlaps)]
     starts = [[b if a == axis else 0 for a in range(len(sites))] for b in begins]
     canvas = list(sites)
     canvas[axis] = begins[-1] + sites[axis]
@@ -86,9 +86,9 @@ def ring(
     channels, sites = _piece(piece)
     axis = _axis(axis, len(sites))
     counts = [count if a == axis else 1 for a in range(len(sites))]
-    laps = [overlap if a == axis else 0 for a in range(len(sites))]
+    overlaps = [overlap if a == axis else 0 for a in range(len(sites))]
     wrap = tuple(a == axis for a in range(len(sites)))
-    return _lattice("ring", channels, sites, counts, laps, wrap, counting)
+    return _lattice("ring", channels, sites, counts, overlaps, wrap, counting)
 
 
 def grid(
@@ -117,8 +117,8 @@ def grid(
         (3, 48, 64)
     """
     channels, sites = _piece(piece)
-    laps = [overlap] * len(sites) if isinstance(overlap, int) else list(overlap)
-    return _lattice("grid", channels, sites, count, laps, (False,) * len(sites), counting)
+    overlaps = [overlap] * len(sites) if isinstance(overlap, int) else list(overlap)
+    return _lattice("grid", channels, sites, count, overlaps, (False,) * len(sites), counting)
 
 
 def torus(
@@ -144,8 +144,8 @@ def torus(
         (3, 48, 64)
     """
     channels, sites = _piece(piece)
-    laps = [overlap] * len(sites) if isinstance(overlap, int) else list(overlap)
-    return _lattice("torus", channels, sites, count, laps, (True,) * len(sites), counting)
+    overlaps = [overlap] * len(sites) if isinstance(overlap, int) else list(overlap)
+    return _lattice("torus", channels, sites, count, overlaps, (True,) * len(sites), counting)
 
 
 def windows(
@@ -233,21 +233,21 @@ def _axis(axis: int, rank: int) -> int:
     return found
 
 
-def _laps(overlap: Overlaps, meetings: int, window: int) -> list[int]:
+def _overlaps(overlap: Overlaps, meetings: int, window: int) -> list[int]:
     """Return one overlap for each meeting, each below the window."""
-    laps = [overlap] * meetings if isinstance(overlap, int) else list(overlap)
-    if len(laps) != meetings:
+    overlaps = [overlap] * meetings if isinstance(overlap, int) else list(overlap)
+    if len(overlaps) != meetings:
         raise ValueError(
-            f"overlap has {len(laps)} numbers, expected one for each of the {meetings} meetings of "
+            f"overlap has {len(overlaps)} numbers, expected one for each of the {meetings} meetings of "
             "neighbours."
         )
-    for lap in [*laps, *([overlap] if isinstance(overlap, int) else [])]:
-        if not 0 <= lap < window:
+    for size in [*overlaps, *([overlap] if isinstance(overlap, int) else [])]:
+        if not 0 <= size < window:
             raise ValueError(
-                f"overlap={lap} must be at least 0 and below the window of {window}; the nearest "
-                f"is {min(max(lap, 0), window - 1)}."
+                f"overlap={size} must be at least 0 and below the window of {window}; the nearest "
+                f"is {min(max(size, 0), window - 1)}."
             )
-    return laps
+    return overlaps
 
 
 def _lattice(
@@ -255,21 +255,21 @@ def _lattice(
     channels: int,
     sites: tuple[int, ...],
     count: Sequence[int],
-    laps: Sequence[int],
+    overlaps: Sequence[int],
     wrap: tuple[bool, ...],
     counting: str,
 ) -> Graph:
     """Lay the product of a chain or ring along each axis."""
-    if len(count) != len(sites) or len(laps) != len(sites):
+    if len(count) != len(sites) or len(overlaps) != len(sites):
         raise ValueError(
-            f"count={tuple(count)} and overlap={tuple(laps)} must have one number for each of the "
+            f"count={tuple(count)} and overlap={tuple(overlaps)} must have one number for each of the "
             f"{len(sites)} axes of sites."
         )
     canvas: list[int] = []
     lines: list[list[int]] = []
-    for n, w, o, closed in zip(count, sites, laps, wrap, strict=True):
+    for n, w, o, closed in zip(count, sites, overlaps, wrap, strict=True):
         whole("count", n)
-        _laps(o, n - 1, w)
+        _overlaps(o, n - 1, w)
         if closed and (n > 1 or o):
             least = 2 * math.ceil(w / (w - o)) - 1
             if n < least:

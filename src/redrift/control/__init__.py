@@ -6,20 +6,31 @@ from redrift.control.family import dds, dis
 from redrift.control.hmc import hmc
 from redrift.control.nets import Control
 from redrift.control.optimal import MixtureControl
+from redrift.control.options import (
+    Architecture,
+    Buffer,
+    Checkpoint,
+    History,
+    Objective,
+    Optimiser,
+)
 from redrift.control.pis import PIS
-from redrift.control.recipe import History, Recipe
 from redrift.control.reference import Reference, reference_chain
-from redrift.control.steered import steered
+from redrift.control.smc import sample_smc
 
 __all__ = [
     "PIS",
     "Annealed",
+    "Architecture",
+    "Buffer",
     "Check",
+    "Checkpoint",
     "Control",
     "History",
     "LogZ",
     "MixtureControl",
-    "Recipe",
+    "Objective",
+    "Optimiser",
     "Reference",
     "TrustWarning",
     "anneal",
@@ -27,5 +38,5 @@ __all__ = [
     "dis",
     "hmc",
     "reference_chain",
-    "steered",
+    "sample_smc",
 ]

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from redrift._core.errors import NumericalError, whole
 from redrift._core.rng import normal
-from redrift.control.hmc import Chains, Tuner, move
-from redrift.measure import Weights, resample
+from redrift.control.hmc import ChainState, Tuner, hmc_step
+from redrift.measure import Weights, adaptive_resample, effective_share
+from redrift.measure.resampling import check_ess_threshold
 from redrift.targets import Target
 
 Function = Callable[[Tensor], Tensor]
-_KEEP = 0.95  # share of the effective sample size that one temperature may leave
 _LONGEST = 2000  # temperatures at most
 
 
@@ -58,10 +58,10 @@ def anneal(
     loc: Tensor | float = 0.0,
     scale: Tensor | float = 1.0,
     temperatures: int | None = None,
-    resampling: bool = True,
+    ess_threshold: float = 0.5,
     moves: int = 2,
-    leaps: int = 5,
-    keep: float = _KEEP,
+    leapfrog_steps: int = 5,
+    ess_ratio: float = 0.95,
     dtype: torch.dtype = torch.float32,
     generator: torch.Generator | None = None,
 ) -> Annealed:
@@ -75,10 +75,11 @@ def anneal(
         loc: mean of the start, a number or (dim,).
         scale: standard deviation of the start, a number or (dim,); it must cover the target.
         temperatures: a fixed number, evenly spaced; None chooses them by effective sample size.
-        resampling: resample below half the effective size; False is annealed importance sampling.
+        ess_threshold: resample where the effective sample size falls below this share of the particles,
+            in [0, 1]; 0 never does: annealed importance sampling.
         moves: of HMC at each temperature.
-        leaps: leapfrog steps of each.
-        keep: share of the effective size that one chosen temperature leaves.
+        leapfrog_steps: of each move.
+        ess_ratio: effective sample size after a chosen temperature over the one before it.
         dtype: of the particles.
         generator: one, or None.
 
@@ -86,20 +87,21 @@ def anneal(
         NumericalError: if no temperature below 2000 reaches the target.
 
     Cost:
-        temperatures * moves * leaps evaluations of log_prob and score for each particle.
+        temperatures * moves * leapfrog_steps evaluations of log_prob and score for each particle.
     """
     n = whole("n", n, least=2)
+    check_ess_threshold(ess_threshold)
     loc, scale = _row(loc, dim, dtype), _row(scale, dim, dtype)
     constant = float(scale.log().sum()) + dim * math.log(2 * math.pi) / 2
     x = loc + scale * normal((n, dim), generator, dtype=dtype)
-    state = Chains(x, log_prob(x), score(x))
+    state = ChainState(x, log_prob(x), score(x))
     log_w, log_z = torch.full((n,), -math.log(n), dtype=torch.float64), 0.0
     origin = torch.arange(n)
     tuner, beta, count, rates = Tuner(), 0.0, 0, []
     while beta < 1:
         base = -((state.x - loc) / scale).square().sum(-1) / 2 - constant
         gap = (state.log_prob - base).double()
-        step = 1 / temperatures if temperatures else _next(log_w, gap, 1 - beta, keep)
+        step = 1 / temperatures if temperatures else _next(log_w, gap, 1 - beta, ess_ratio)
         step = min(step, 1 - beta)
         beta = 1.0 if beta + step > 1 - 1e-9 else beta + step
         log_w = log_w + step * gap
@@ -107,21 +109,27 @@ def anneal(
         if not bool(torch.isfinite(mass)):
             raise NumericalError("all particles lost their weight.", step=count, time=beta)
         log_z, log_w = log_z + float(mass), log_w - mass
-        if resampling and float(-(2 * log_w).logsumexp(0)) < math.log(n / 2):
-            pick = resample(log_w, n, generator=generator)
-            state = Chains(*(part[pick] for part in state))
-            origin, log_w = origin[pick], torch.full_like(log_w, -math.log(n))
+        done = adaptive_resample(log_w, ess_threshold, generator=generator)
+        log_w = done.log_w
+        if done.ancestors is not None:
+            state = ChainState(*(part[done.ancestors] for part in state))
+            origin = origin[done.ancestors]
         width = _width(state.x, log_w)
         density = _Tempered(log_prob, score, beta, loc, scale)
         raw = _Raw(density)
-        inner = Chains(state.x, *density.mix(state))
+        inner = ChainState(state.x, *density.mix(state))
         for _ in range(moves):
             raw.reset(state)
-            inner, took = move(
-                raw, inner, tuner.eps, leaps=leaps, width=width, generator=generator
+            inner, accepted = hmc_step(
+                raw,
+                inner,
+                tuner.step_size,
+                leapfrog_steps=leapfrog_steps,
+                width=width,
+                generator=generator,
             )
-            state = raw.pick(inner.x, took)
-            rates.append(tuner.learn(took))
+            state = raw.pick(inner.x, accepted)
+            rates.append(tuner.learn(accepted))
         count += 1
         if count > _LONGEST:
             raise NumericalError(
@@ -166,14 +174,14 @@ class _Tempered:
         self.log_prob, self.score = log_prob, score
         self.beta, self.loc, self.precision = beta, loc, scale**-2
 
-    def mix(self, state: Chains) -> tuple[Tensor, Tensor]:
+    def mix(self, state: ChainState) -> tuple[Tensor, Tensor]:
         rest = (state.x - self.loc) * self.precision
         base = -(rest * (state.x - self.loc)).sum(-1) / 2
         other = 1 - self.beta
         return self.beta * state.log_prob + other * base, self.beta * state.grad - other * rest
 
-    def target(self, x: Tensor) -> Chains:
-        return Chains(x, self.log_prob(x), self.score(x))
+    def target(self, x: Tensor) -> ChainState:
+        return ChainState(x, self.log_prob(x), self.score(x))
 
 
 class _Raw:
@@ -182,36 +190,35 @@ class _Raw:
     def __init__(self, density: _Tempered) -> None:
         self.density = density
 
-    def reset(self, state: Chains) -> None:
+    def reset(self, state: ChainState) -> None:
         self.before = self.last = state
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         self.last = self.density.target(x)
         return self.density.mix(self.last)
 
-    def pick(self, x: Tensor, took: Tensor) -> Chains:
-        keep = took[:, None]
-        return Chains(
+    def pick(self, x: Tensor, accepted: Tensor) -> ChainState:
+        keep = accepted[:, None]
+        return ChainState(
             x,
-            torch.where(took, self.last.log_prob, self.before.log_prob),
+            torch.where(accepted, self.last.log_prob, self.before.log_prob),
             torch.where(keep, self.last.grad, self.before.grad),
         )
 
 
-def _next(log_w: Tensor, gap: Tensor, left: float, keep: float) -> float:
-    """Return the largest step that leaves `keep` of the effective size, by bisection."""
+def _next(log_w: Tensor, gap: Tensor, left: float, ess_ratio: float) -> float:
+    """Return the largest step that leaves this share of the effective sample size, by bisection."""
 
     def size(step: float) -> float:
-        w = log_w + step * gap
-        return float(2 * w.logsumexp(0) - (2 * w).logsumexp(0))
+        return float(effective_share((log_w + step * gap).softmax(0)))
 
-    goal = size(0.0) + math.log(keep)
-    if size(left) >= goal:
+    least = ess_ratio * size(0.0)
+    if size(left) >= least:
         return left
     low, high = 0.0, left
     for _ in range(30):
         middle = (low + high) / 2
-        low, high = (middle, high) if size(middle) >= goal else (low, middle)
+        low, high = (middle, high) if size(middle) >= least else (low, middle)
     return max(low, 1e-5)
 
 

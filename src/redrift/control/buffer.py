@@ -1,4 +1,4 @@
-r"""Ends to learn from: own ones weighed against the target, and old ones moved along it.
+r"""Samples of the target to learn from: the control's own, resampled by weight, and HMC moves of old ones.
 
 Every draw of every control has an unbiased weight, so a pool of all of them corrects what the first
 samples missed, and improves with the control.
@@ -11,44 +11,44 @@ import math
 import torch
 from torch import Tensor
 
-from redrift.control.hmc import Chains, Tuner, move
+from redrift.control.hmc import ChainState, Tuner, hmc_step
 from redrift.control.nets import Control
 from redrift.control.objective import NetDrift
-from redrift.control.problem import Problem
+from redrift.control.problem import ControlProblem
 from redrift.measure import Weights, resample
 
-OWN, KEPT = 1024, 20_000  # own ends drawn at a refresh, ends kept
+DRAWN, KEPT = 1024, 20_000  # samples drawn at a refresh, samples kept
 _LEAST = 256  # effective draws that a pool must hold before it is used
 
 
 class Pool:
-    """Hold the latest own ends with their weights."""
+    """Hold the control's latest samples with their weights."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: ControlProblem) -> None:
         self.problem = problem
         self.z: Tensor | None = None
         self.log_w: Tensor | None = None
 
     def renew(
-        self, ends: Tensor, net: Control, share: float, generator: torch.Generator
+        self, terminal: Tensor, net: Control, share: float, generator: torch.Generator
     ) -> Tensor:
-        """Draw own ends, and return `ends` with a share of them resampled from the pool.
+        """Draw from the control, and return samples with a share of them resampled from the pool.
 
         Weights are truncated at sqrt(n) times their mean (Ionides, 2008).
         """
-        z, log_w = own_ends(self.problem, net, 2 * OWN, generator)
+        z, log_w = draw_terminal(self.problem, net, 2 * DRAWN, generator)
         if self.z is not None and self.log_w is not None:
             z = torch.cat([self.z, z])[-KEPT:]
             log_w = torch.cat([self.log_w, log_w])[-KEPT:]
         self.z, self.log_w = z, log_w
         mean = float(log_w.logsumexp(0)) - math.log(len(log_w))
         held = log_w.clamp(max=mean + math.log(len(log_w)) / 2)
-        if len(z) < 4 * OWN or float(Weights(held).ess) * len(z) < _LEAST:
-            return ends
-        n = round(share * len(ends))
+        if len(z) < 4 * DRAWN or float(Weights(held).ess) * len(z) < _LEAST:
+            return terminal
+        n = round(share * len(terminal))
         fresh = z[resample(held, n, generator=generator)]
-        keep = torch.randperm(len(ends), generator=generator)[: len(ends) - n]
-        return torch.cat([ends[keep], fresh])
+        keep = torch.randperm(len(terminal), generator=generator)[: len(terminal) - n]
+        return torch.cat([terminal[keep], fresh])
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the state by name."""
@@ -62,25 +62,29 @@ class Pool:
 
 
 @torch.no_grad()
-def own_ends(
-    problem: Problem, net: Control, n: int, generator: torch.Generator
+def draw_terminal(
+    problem: ControlProblem, net: Control, n: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Return ends and log-weights of n walks, those of no weight left out."""
+    """Return final states and log-weights of n paths, those of no weight left out."""
     dtype = net.last.weight.dtype
-    z, log_w, _ = problem.walk(NetDrift(problem, net), n, dtype=dtype, generator=generator)
+    z, log_w, _ = problem.simulate(NetDrift(problem, net), n, dtype=dtype, generator=generator)
     used = torch.isfinite(log_w)
     return z[used], log_w[used]
 
 
-def search(problem: Problem, ends: Tensor, moves: int, generator: torch.Generator) -> Tensor:
-    """Move samples by HMC that leaves the target invariant: fresh neighbours of old ends."""
+def hmc_moves(
+    problem: ControlProblem, x: Tensor, moves: int, generator: torch.Generator
+) -> Tensor:
+    """Return samples x (M, dim) after HMC moves, which leave the target invariant."""
 
     def density(x: Tensor) -> tuple[Tensor, Tensor]:
         return problem.log_prob(x), problem.score(x)
 
-    chains, tuner = Chains(ends, *density(ends)), Tuner(0.3)
-    width = ends.std(0)
+    chains, tuner = ChainState(x, *density(x)), Tuner(0.3)
+    width = x.std(0)
     for _ in range(moves):
-        chains, took = move(density, chains, tuner.eps, width=width, generator=generator)
-        tuner.learn(took)
+        chains, accepted = hmc_step(
+            density, chains, tuner.step_size, width=width, generator=generator
+        )
+        tuner.learn(accepted)
     return chains.x

@@ -45,7 +45,7 @@ def warn_of(weights: Weights) -> None:
         warnings.warn(
             f"{weights.concern}: log Z and expectations from these weights are not reliable. "
             "Fit longer, take more steps, a wider reference, or resample along the path "
-            "(redrift.control.steered).",
+            "(redrift.control.sample_smc).",
             TrustWarning,
             stacklevel=3,
         )
@@ -120,7 +120,7 @@ def judge(own: Weights, other: Tensor | None, annealed: Weights | None) -> Check
     concern = None
     if said:
         concern = (
-            f"do not trust this sampler: {'; '.join(said)}. Try loss='match' with a buffer that "
+            f"do not trust this sampler: {'; '.join(said)}. Try loss='mixed' with a buffer that "
             "covers the target, gradient=True, a wider reference or start, more steps, a longer fit."
         )
     return Check(

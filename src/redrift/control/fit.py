@@ -1,4 +1,4 @@
-r"""Training a control: phases of losses, a buffer of ends, an average, and a state that resumes to the bit.
+r"""Training a control: phases of losses, a buffer of samples, an average, a state that resumes to the bit.
 
 Everything random comes from one generator whose state is part of the checkpoint, and the schedule
 depends on the iteration alone, so a killed and resumed fit under `iterations` equals the uninterrupted
@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from redrift._core.errors import NumericalError, whole
-from redrift._core.files import write_atomically
-from redrift.control.buffer import KEPT, OWN, Pool, own_ends, search
+from redrift._core.files import read_safetensors, write_atomically
+from redrift.control.buffer import DRAWN, KEPT, Pool, draw_terminal, hmc_moves
 from redrift.control.nets import Control
 from redrift.control.objective import (
     BRIDGED,
@@ -31,13 +31,13 @@ from redrift.control.objective import (
     bridged_loss,
     simulated_loss,
 )
-from redrift.control.problem import Problem
-from redrift.control.recipe import History, Recipe
-from redrift.control.store import part, read
+from redrift.control.options import Buffer, Checkpoint, History, Objective, Optimiser
+from redrift.control.problem import ControlProblem
+from redrift.control.store import part
 from redrift.measure import Weights
 
-_FORMAT = "redrift-fit-1"
-_SETTLED = 0.15  # share of the budget after which own ends enter the buffer
+_FORMAT = "redrift-fit-2"
+_SETTLED = 0.15  # share of the budget after which the control's own samples enter the buffer
 _AVERAGED = 4  # iterations between two updates of the average
 
 
@@ -47,35 +47,40 @@ class Training:
     Args:
         problem: to solve.
         net: trained in place.
-        recipe: how.
+        objective: what is minimised.
+        optimiser: how.
+        buffer: how the samples of the target are refreshed.
         generator: of everything random; advanced.
-        ends: samples of the target in the problem's coordinates (M, dim), or None.
+        terminal: samples of the target in the problem's coordinates (M, dim), or None.
         coordinates: tensors that a checkpoint keeps along.
     """
 
     def __init__(
         self,
-        problem: Problem,
+        problem: ControlProblem,
         net: Control,
-        recipe: Recipe,
+        objective: Objective,
+        optimiser: Optimiser,
+        buffer: Buffer,
         generator: torch.Generator,
-        ends: Tensor | None = None,
+        terminal: Tensor | None = None,
         coordinates: dict[str, Tensor] | None = None,
     ) -> None:
         self.coordinates = coordinates or {}
-        self.problem, self.net, self.recipe, self.generator = problem, net, recipe, generator
+        self.problem, self.net, self.generator = problem, net, generator
+        self.objective, self.adam, self.buffer = objective, optimiser, buffer
         self.average = copy.deepcopy(net).requires_grad_(False)
         weight = net.last.weight
         self.dtype = weight.dtype
-        self.share = torch.zeros(
+        self.mixing = torch.zeros(
             problem.reference.steps, problem.dim, dtype=self.dtype, requires_grad=True
         )
         self.constant = torch.zeros((), dtype=self.dtype, requires_grad=True)
         self.parameters = list(net.parameters())
         self.optimiser = torch.optim.Adam(
             [
-                {"params": self.parameters, "lr": recipe.lr},
-                {"params": [self.share], "lr": 0.02},
+                {"params": self.parameters, "lr": optimiser.lr},
+                {"params": [self.mixing], "lr": 0.02},
                 {"params": [self.constant], "lr": 0.05},
             ],
             betas=(0.9, 0.99),
@@ -86,36 +91,36 @@ class Training:
             for p in group["params"]:
                 p.grad = torch.zeros_like(p)
         self.optimiser.step()
-        self.ends = None if ends is None else ends.to(self.dtype)
-        self.pull = None if self.ends is None else problem.ratio_score(self.ends)
+        self.terminal = None if terminal is None else terminal.to(self.dtype)
+        self.scores = None if self.terminal is None else problem.ratio_score(self.terminal)
         self.tables = bridge_tables(problem, self.dtype)
         self.pool = Pool(problem)
         self.iteration = 0
 
     def step(self, done: float) -> float:
         """Make one iteration at a share `done` of the budget and return the loss."""
-        kind, progress, index = self.recipe.phase(done)
+        kind, progress, index = self.objective.phase(done)
         self._rate(progress, index)
         if kind in BRIDGED:
             self._refresh(kind, done)
-            assert self.ends is not None
-            assert self.pull is not None
+            assert self.terminal is not None
+            assert self.scores is not None
             pick = torch.randint(
-                0, len(self.ends), (self.recipe.points,), generator=self.generator
+                0, len(self.terminal), (self.objective.points,), generator=self.generator
             )
             loss = bridged_loss(
-                kind, self.problem, self.net, self.ends[pick], self.pull[pick], self.share,
+                kind, self.problem, self.net, self.terminal[pick], self.scores[pick], self.mixing,
                 self.tables, generator=self.generator,
             )  # fmt: skip
         else:
             loss, _, _ = simulated_loss(
-                kind, self.problem, self.net, self.recipe.batch, constant=self.constant,
-                explore=self.recipe.explore * (1 - progress), detach=self.recipe.detach,
-                checkpoint=self.recipe.checkpointed, generator=self.generator,
+                kind, self.problem, self.net, self.objective.batch, constant=self.constant,
+                explore=self.objective.explore * (1 - progress), detach=self.objective.detach,
+                checkpoint=self.objective.recompute, generator=self.generator,
             )  # fmt: skip
         self.optimiser.zero_grad(set_to_none=False)
         loss.backward()
-        size = torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip)
+        size = torch.nn.utils.clip_grad_norm_(self.parameters, self.adam.clip)
         if not bool(torch.isfinite(size)):
             raise NumericalError(
                 f"the gradient of loss {kind!r} is not finite at iteration {self.iteration}: lower "
@@ -129,50 +134,53 @@ class Training:
         return float(loss.detach())
 
     def _rate(self, progress: float, index: int) -> None:
-        if self.recipe.decay == "epoch":
+        if self.adam.decay == "epoch":
             factor = 0.95 ** (self.iteration // 50)
         else:
             warm = min(1.0, (self.iteration + 1) / 50)
             factor = warm * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
         self.optimiser.param_groups[0]["lr"] = (
-            self.recipe.lr * factor * (self.recipe.later if index else 1.0)
+            self.adam.lr * factor * (self.adam.later if index else 1.0)
         )
 
     def _follow(self) -> None:
         if self.iteration % _AVERAGED:
             return
-        decay = min(self.recipe.ema**_AVERAGED, self.iteration / (self.iteration + 10))
+        decay = min(self.adam.ema**_AVERAGED, self.iteration / (self.iteration + 10))
         with torch.no_grad():
             for mine, theirs in zip(self.average.parameters(), self.parameters, strict=True):
                 mine.lerp_(theirs, 1 - decay)
 
     def _refresh(self, kind: str, done: float) -> None:
-        """Renew the buffer: own ends for adjoint matching, moves of the ends for the others."""
-        every = self.recipe.refresh or (50 if kind == "am" else 0)
-        if self.ends is not None and (every == 0 or self.iteration % every):
+        """Refresh the samples: the control's own for adjoint matching, reweighted and moved ones else."""
+        every = self.buffer.refresh or (50 if kind == "am" else 0)
+        if self.terminal is not None and (every == 0 or self.iteration % every):
             return
         if kind == "am":
             net = self.average if self.iteration > 400 else self.net
-            x, _ = own_ends(self.problem, net, OWN, self.generator)
-            kept = x if self.ends is None else torch.cat([self.ends, x])[-KEPT:]
-            self.ends, self.pull = kept, self.problem.ratio_score(kept)
+            x, _ = draw_terminal(self.problem, net, DRAWN, self.generator)
+            kept = x if self.terminal is None else torch.cat([self.terminal, x])[-KEPT:]
+            self.terminal, self.scores = kept, self.problem.ratio_score(kept)
             return
-        if self.ends is None:
-            raise ValueError(f"loss {kind!r} needs samples of the target: pass buffer=.")
+        if self.terminal is None:
+            raise ValueError(
+                f"loss {kind!r} needs samples of the target: pass buffer=Buffer(samples=...)."
+            )
         if not self.iteration:
             return
-        if self.recipe.own and done > _SETTLED:
-            self.ends = self.pool.renew(self.ends, self.average, self.recipe.own, self.generator)
-        if self.recipe.search:
-            self.ends = search(self.problem, self.ends, self.recipe.search, self.generator)
-        self.pull = self.problem.ratio_score(self.ends)
+        buffer, g = self.buffer, self.generator
+        if buffer.on_policy and done > _SETTLED:
+            self.terminal = self.pool.renew(self.terminal, self.average, buffer.on_policy, g)
+        if buffer.moves:
+            self.terminal = hmc_moves(self.problem, self.terminal, buffer.moves, g)
+        self.scores = self.problem.ratio_score(self.terminal)
 
     def glance(self, paths: int = 256) -> tuple[float, float]:
         """Return ELBO and ESS of a few paths, from a generator of its own."""
         g = torch.Generator().manual_seed(self.iteration)
         with torch.no_grad():
             drift = NetDrift(self.problem, self.average)
-            _, log_w, _ = self.problem.walk(drift, paths, dtype=self.dtype, generator=g)
+            _, log_w, _ = self.problem.simulate(drift, paths, dtype=self.dtype, generator=g)
         return float(log_w.mean()), float(Weights(log_w).ess)
 
     def save(self, path: str | os.PathLike[str], total: int | None) -> None:
@@ -181,32 +189,37 @@ class Training:
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         for i, state in enumerate(self.optimiser.state_dict()["state"].values()):
             tensors |= {f"adam.{i}.{k}": v for k, v in state.items()}
-        tensors |= {"share": self.share.detach(), "constant": self.constant.detach()}
+        tensors |= {"mixing": self.mixing.detach(), "constant": self.constant.detach()}
         tensors["generator"] = self.generator.get_state()
         tensors |= {f"at.{k}": v for k, v in self.coordinates.items()}
-        if self.ends is not None:
-            tensors["ends"] = self.ends
+        if self.terminal is not None:
+            tensors["terminal"] = self.terminal
         tensors |= self.pool.tensors()
         tensors = {k: v.contiguous().clone() for k, v in tensors.items()}
         metadata = {
             "format": _FORMAT,
             "iteration": str(self.iteration),
             "total": json.dumps(total),
-            "recipe": json.dumps(asdict(self.recipe)),
+            "options": json.dumps(self._options()),
             "net": json.dumps(self.net.config),
         }
         write_atomically(path, lambda target: save_file(tensors, target, metadata))
+
+    def _options(self) -> list[Any]:
+        """Return what a resumed training has to have in common with the one before."""
+        refresh = (self.buffer.refresh, self.buffer.on_policy, self.buffer.moves)
+        return [asdict(self.objective), asdict(self.adam), refresh]
 
     def load(self, path: str | os.PathLike[str], total: int | None) -> None:
         """Take over a state of `save`.
 
         Raises:
             FileNotFoundError: if there is none.
-            ValueError: if it is damaged, or of another network, recipe or budget.
+            ValueError: if it is damaged, or of another network, options or budget.
         """
-        metadata, tensors = read(path, _FORMAT)
+        metadata, tensors = read_safetensors(path, _FORMAT, "checkpoint")
         for name, own in (
-            ("net", self.net.config), ("recipe", asdict(self.recipe)), ("total", total),
+            ("net", self.net.config), ("options", self._options()), ("total", total),
         ):  # fmt: skip
             theirs = json.loads(metadata[name])
             if json.loads(json.dumps(own)) != theirs:
@@ -221,12 +234,12 @@ class Training:
             state["state"][i] = part(tensors, f"adam.{i}.")
         self.optimiser.load_state_dict(state)
         with torch.no_grad():
-            self.share.copy_(tensors["share"])
+            self.mixing.copy_(tensors["mixing"])
             self.constant.copy_(tensors["constant"])
         self.generator.set_state(tensors["generator"])
-        if "ends" in tensors:
-            self.ends = tensors["ends"]
-            self.pull = self.problem.ratio_score(self.ends)
+        if "terminal" in tensors:
+            self.terminal = tensors["terminal"]
+            self.scores = self.problem.ratio_score(self.terminal)
         self.pool.take(tensors)
         self.iteration = int(metadata["iteration"])
 
@@ -236,17 +249,16 @@ def run(
     *,
     iterations: int | None,
     seconds: float | None,
-    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint: Checkpoint | None = None,
     every: int = 500,
-    resume: bool = False,
     progress: bool = False,
     callback: Any = None,  # noqa: ANN401
     spent: float = 0.0,
 ) -> History:
     """Run a training to the end of its budget; arguments as `PIS.fit`."""
     check_budget(iterations, seconds)
-    if resume and checkpoint is not None and Path(checkpoint).is_file():
-        training.load(checkpoint, iterations)
+    if checkpoint is not None and checkpoint.resume and Path(checkpoint.path).is_file():
+        training.load(checkpoint.path, iterations)
     bar = _bar(iterations, progress)
     watched = bar is not None or callback is not None
     history, began = History(training.iteration), time.process_time() - spent
@@ -261,19 +273,21 @@ def run(
         if training.iteration % every == 0:
             if watched:
                 _report(training, history, done, loss, bar, callback)
-            _keep(training, checkpoint, iterations)
+            if checkpoint is not None:
+                training.save(checkpoint.path, iterations)
     if bar is not None:
         bar.close()
-    _keep(training, checkpoint, iterations)
+    if checkpoint is not None:
+        training.save(checkpoint.path, iterations)
     history.iterations, history.seconds = training.iteration, time.process_time() - began
     return history
 
 
-def coordinates(path: str | os.PathLike[str] | None) -> dict[str, Tensor]:
-    """Return the tensors that a checkpoint keeps along; none where there is no file yet."""
-    if path is None or not Path(path).is_file():
+def coordinates(checkpoint: Checkpoint | None) -> dict[str, Tensor]:
+    """Return the tensors that a checkpoint keeps along, if one is resumed."""
+    if checkpoint is None or not checkpoint.resume or not Path(checkpoint.path).is_file():
         return {}
-    return part(read(path, _FORMAT)[1], "at.")
+    return part(read_safetensors(checkpoint.path, _FORMAT, "checkpoint")[1], "at.")
 
 
 def check_budget(iterations: int | None, seconds: float | None) -> None:
@@ -286,13 +300,6 @@ def check_budget(iterations: int | None, seconds: float | None) -> None:
         raise ValueError(f"seconds must be > 0, got {seconds}.")
 
 
-def _keep(
-    training: Training, checkpoint: str | os.PathLike[str] | None, total: int | None
-) -> None:
-    if checkpoint is not None:
-        training.save(checkpoint, total)
-
-
 def _report(
     training: Training,
     history: History,
@@ -303,7 +310,7 @@ def _report(
 ) -> None:
     elbo, ess = training.glance()
     row = {
-        "iteration": training.iteration, "loss": training.recipe.phase(done)[0], "value": loss,
+        "iteration": training.iteration, "loss": training.objective.phase(done)[0], "value": loss,
         "elbo": elbo, "ess": ess,
     }  # fmt: skip
     history.rows.append(row)

@@ -1,7 +1,7 @@
 r"""Hamiltonian Monte Carlo on a batch of chains at once, with gradients carried along.
 
-Each move draws momenta, leaps L steps of length eps in units of each coordinate's own width, and
-accepts by the change of energy, so the density is left invariant for any eps.
+Each move draws momenta, takes L leapfrog steps of a length in units of each coordinate's own width, and
+accepts by the change of energy, so the density is left invariant for any length.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from redrift._core.rng import normal, uniform
 Density = Callable[[Tensor], tuple[Tensor, Tensor]]  # x -> log-density (B,), gradient (B, dim)
 
 
-class Chains(NamedTuple):
+class ChainState(NamedTuple):
     """Hold states with their log-density and gradient."""
 
     x: Tensor
@@ -27,33 +27,33 @@ class Chains(NamedTuple):
     grad: Tensor
 
 
-def move(
+def hmc_step(
     density: Density,
-    chains: Chains,
-    eps: float | Tensor,
+    chains: ChainState,
+    step_size: float | Tensor,
     *,
-    leaps: int = 5,
+    leapfrog_steps: int = 5,
     width: Tensor | float = 1.0,
     generator: torch.Generator | None = None,
-) -> tuple[Chains, Tensor]:
+) -> tuple[ChainState, Tensor]:
     """Make one move of every chain; return the chains and who moved (B,).
 
     Args:
         density: x to (log-density, gradient).
         chains: states with their values under `density`.
-        eps: step length in units of width.
-        leaps: leapfrog steps; 1 is the Metropolis-adjusted Langevin algorithm.
+        step_size: step length in units of width.
+        leapfrog_steps: leapfrog steps; 1 is the Metropolis-adjusted Langevin algorithm.
         width: (dim,) of each coordinate.
         generator: one, or None.
 
     Cost:
-        `leaps` evaluations of the density.
+        `leapfrog_steps` evaluations of the density.
     """
     x, value, grad = chains
     p = normal(x.shape, generator, dtype=x.dtype, device=x.device)
-    step = eps * width
+    step = step_size * width
     y, q, g, new = x, p, grad, value
-    for _ in range(leaps):
+    for _ in range(leapfrog_steps):
         q = q + step * g / 2
         y = y + step * q
         new, g = density(y)
@@ -61,25 +61,25 @@ def move(
     gain = new - value + (p * p - q * q).sum(-1) / 2
     u = uniform((len(x),), generator, dtype=x.dtype, device=x.device).log()
     # a leap out of the support, or one that overflows, has gain NaN or -inf and is refused
-    take = u < gain
-    keep = take[:, None]
-    chosen = Chains(
-        torch.where(keep, y, x), torch.where(take, new, value), torch.where(keep, g, grad)
+    accepted = u < gain
+    keep = accepted[:, None]
+    chosen = ChainState(
+        torch.where(keep, y, x), torch.where(accepted, new, value), torch.where(keep, g, grad)
     )
-    return chosen, take
+    return chosen, accepted
 
 
 @dataclass
 class Tuner:
     """Steer the step length towards an acceptance of 80 %."""
 
-    eps: float = 0.3
+    step_size: float = 0.3
     goal: float = 0.8
 
-    def learn(self, took: Tensor) -> float:
+    def learn(self, accepted: Tensor) -> float:
         """Take one move's acceptance into account and return its rate."""
-        rate = float(took.float().mean())
-        self.eps = min(2.0, max(1e-4, self.eps * (1.08 if rate > self.goal else 0.92)))
+        rate = float(accepted.float().mean())
+        self.step_size = min(2.0, max(1e-4, self.step_size * (1.08 if rate > self.goal else 0.92)))
         return rate
 
 
@@ -88,7 +88,7 @@ def hmc(
     x: Tensor,
     moves: int,
     *,
-    leaps: int = 10,
+    leapfrog_steps: int = 10,
     width: Tensor | float = 1.0,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, float]:
@@ -98,13 +98,18 @@ def hmc(
     their shares stay those of the start.
 
     Cost:
-        moves * leaps evaluations of the density.
+        moves * leapfrog_steps evaluations of the density.
     """
-    chains = Chains(x, *density(x))
+    chains = ChainState(x, *density(x))
     tuner, rates = Tuner(), []
     for i in range(whole("moves", moves)):
-        chains, took = move(
-            density, chains, tuner.eps, leaps=leaps, width=width, generator=generator
+        chains, accepted = hmc_step(
+            density,
+            chains,
+            tuner.step_size,
+            leapfrog_steps=leapfrog_steps,
+            width=width,
+            generator=generator,
         )
-        rates.append(tuner.learn(took) if 2 * i < moves else float(took.float().mean()))
+        rates.append(tuner.learn(accepted) if 2 * i < moves else float(accepted.float().mean()))
     return chains.x, sum(rates) / len(rates)

@@ -77,7 +77,11 @@ class Control(nn.Module):
         return self.time(waves), ramp + self.gate(waves)
 
     def forward(
-        self, features: tuple[Tensor, Tensor], x: Tensor, g: Tensor | None, room: Tensor | float
+        self,
+        features: tuple[Tensor, Tensor],
+        x: Tensor,
+        g: Tensor | None,
+        std_left: Tensor | float,
     ) -> tuple[Tensor, Tensor | None]:
         """Return b and log S / q (None if spread = 0), both shaped like x.
 
@@ -85,10 +89,10 @@ class Control(nn.Module):
             features: of `at`, broadcastable against x.
             x: states (..., dim).
             g: clipped gradient of log(mu / mu_0) (..., dim), None without gradient.
-            room: sqrt(c_k) of the step, broadcastable.
+            std_left: sqrt(c_k) of the step, broadcastable.
         """
         time, gate = features
-        inputs = x / self.unit if g is None else torch.cat([x / self.unit, g * (room / 3)], -1)
+        inputs = x / self.unit if g is None else torch.cat([x / self.unit, g * (std_left / 3)], -1)
         h = F.silu(self.first(inputs) + time)
         for layer in self.hidden:
             h = F.silu(layer(h))

@@ -1,16 +1,16 @@
-r"""Objectives for a control, on simulated paths or on bridges to given ends.
+r"""Objectives for a control, on simulated paths or on bridges to given samples.
 
 | loss | on | minimum |
 |---|---|---|
-| kl | differentiated walk | $KL(Q_u \| Q^*) - \log Z$, the paper's |
+| kl | differentiated paths | $KL(Q_u \| Q^*) - \log Z$, the paper's |
 | kl-stl | the same, density held fixed | the same, with a gradient that vanishes at the optimum |
-| lv | any detached walk | Var log w = 0 |
-| tb | any detached walk | E (log w - c)^2 = 0, c learned, an estimate of log Z |
-| am | own ends, bridges | $b = E[\nabla \log(\mu/\mu_0)(y)]$, adjoint matching |
-| bm | ends of the target, bridges | $b = E[(y - \psi x)/c]$, bridge matching |
-| match | ends of the target, bridges | the mix of both of least variance, and the step's variance |
+| lv | any detached paths | Var log w = 0 |
+| tb | any detached paths | E (log w - c)^2 = 0, c learned, an estimate of log Z |
+| am | own samples, bridges | $b = E[\nabla \log(\mu/\mu_0)(y)]$, adjoint matching |
+| bm | samples of the target, bridges | $b = E[(y - \psi x)/c]$, bridge matching |
+| mixed | samples of the target, bridges | the mix of both of least variance, and the step's variance |
 
-`match` uses that both targets have the same mean under the optimal measure (Stein) and opposite errors:
+`mixed` uses that both targets have the same mean under the optimal measure (Stein) and opposite errors:
 for one Gaussian of variance s^2 the mix with share s^2 / (s^2 + c) of the gradient has none at all. The
 share is learned per step and coordinate. The step's variance is fitted by the likelihood of the next
 state, with that state integrated out.
@@ -27,10 +27,10 @@ from torch.func import functional_call
 
 from redrift._core.rng import normal
 from redrift.control.nets import Control
-from redrift.control.problem import Problem
+from redrift.control.problem import ControlProblem
 
 SIMULATED = ("kl", "kl-stl", "lv", "tb")
-BRIDGED = ("am", "bm", "match")
+BRIDGED = ("am", "bm", "mixed")
 
 
 class NetDrift:
@@ -44,11 +44,11 @@ class NetDrift:
     """
 
     def __init__(
-        self, problem: Problem, net: Control, *, detach: bool = True, record: bool = False
+        self, problem: ControlProblem, net: Control, *, detach: bool = True, record: bool = False
     ) -> None:
         self.problem, self.net, self.detach, self.record = problem, net, detach, record
         self.time, self.gate = net.at()
-        self.room = problem.reference.c.sqrt().tolist()
+        self.std_left = problem.reference.c.sqrt().tolist()
         self.seen: list[Tensor] = []
         self.cost: Tensor | float = 0.0
 
@@ -59,7 +59,7 @@ class NetDrift:
             g = self.problem.ratio_score(x.detach() if self.detach else x)
             if self.record:
                 self.seen.append(g)
-        return self.net((self.time[k], self.gate[k]), x, g, self.room[k])
+        return self.net((self.time[k], self.gate[k]), x, g, self.std_left[k])
 
 
 class CostDrift(NetDrift):
@@ -76,7 +76,7 @@ class CostDrift(NetDrift):
 
 
 def path_log_weight(
-    problem: Problem, net: nn.Module, path: Tensor, seen: list[Tensor] | None = None
+    problem: ControlProblem, net: nn.Module, path: Tensor, seen: list[Tensor] | None = None
 ) -> Tensor:
     """Return log w (B,) of given paths (N + 1, B, dim) under the net: one batched evaluation.
 
@@ -94,23 +94,23 @@ def path_log_weight(
     if net.gradient:
         g = torch.stack(seen) if seen else problem.ratio_score(flat).reshape(x.shape)
     shape = (-1, 1, 1)
-    a, q, gain, room = (
+    a, q, gain, std_left = (
         v.to(x).reshape(shape) for v in (chain.a, chain.q.sqrt(), chain.gain, chain.c[:-1].sqrt())
     )
     time, gate = net.at()
-    b, log_s = net((time[:, None], gate[:, None]), x, g, room)
+    b, log_s = net((time[:, None], gate[:, None]), x, g, std_left)
     xi, u = (y - a * x) / q, gain * b
     if log_s is None:
         gained = -(u * (xi - u / 2)).sum((0, 2))
     else:
         eta = (xi - u) * torch.exp(-log_s / 2)
         gained = ((eta - xi) * (eta + xi) + log_s).sum((0, 2)) / 2
-    return gained + problem.log_ratio(path[-1])
+    return gained + problem.log_density_ratio(path[-1])
 
 
 def simulated_loss(
     kind: str,
-    problem: Problem,
+    problem: ControlProblem,
     net: Control,
     batch: int,
     *,
@@ -120,7 +120,7 @@ def simulated_loss(
     checkpoint: bool = False,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the loss, and the ends and log-weights of the walk it was made on.
+    """Return the loss, and the final states and log-weights of the paths it was made on.
 
     Args:
         kind: of `SIMULATED`.
@@ -128,7 +128,7 @@ def simulated_loss(
         net: to train.
         batch: paths.
         constant: learned estimate of log Z, (), of "tb".
-        explore: standard deviation that the walk adds to the noise, a share of its own ("lv", "tb").
+        explore: standard deviation that the paths add to the noise, a share of its own ("lv", "tb").
         detach: see `NetDrift` ("kl", "kl-stl").
         checkpoint: recompute steps on the way back ("kl", "kl-stl").
         generator: one, or None.
@@ -136,12 +136,12 @@ def simulated_loss(
     dtype = net.last.weight.dtype
     if kind in ("kl", "kl-stl"):
         drift = (CostDrift if kind == "kl" else NetDrift)(problem, net, detach=detach)
-        x, log_w, path = problem.walk(
+        x, log_w, path = problem.simulate(
             drift, batch, dtype=dtype, path=kind != "kl", checkpoint=checkpoint and kind != "kl",
             generator=generator,
         )  # fmt: skip
         if kind == "kl":
-            return (drift.cost - problem.log_ratio(x)).mean(), x, log_w
+            return (drift.cost - problem.log_density_ratio(x)).mean(), x, log_w
         assert path is not None
         fixed = {name: value.detach() for name, value in net.state_dict(keep_vars=True).items()}
         held = functional_call(
@@ -151,7 +151,9 @@ def simulated_loss(
     with torch.no_grad():
         drift = NetDrift(problem, net, record=net.gradient)
         walked = drift if not explore else _wider(drift, explore)
-        x, log_w, path = problem.walk(walked, batch, dtype=dtype, path=True, generator=generator)
+        x, log_w, path = problem.simulate(
+            walked, batch, dtype=dtype, path=True, generator=generator
+        )
         assert path is not None
     log_w = path_log_weight(problem, net, path, drift.seen)
     usable = log_w[torch.isfinite(log_w)]
@@ -165,7 +167,7 @@ def simulated_loss(
 
 
 class _Held(nn.Module):
-    def __init__(self, problem: Problem, net: Control, path: Tensor) -> None:
+    def __init__(self, problem: ControlProblem, net: Control, path: Tensor) -> None:
         super().__init__()
         self.problem, self.net, self.path = problem, net, path
 
@@ -191,11 +193,11 @@ def _robust(gap: Tensor) -> Tensor:
 
 def bridged_loss(
     kind: str,
-    problem: Problem,
+    problem: ControlProblem,
     net: Control,
-    ends: Tensor,
+    terminal: Tensor,
     g: Tensor,
-    share: Tensor,
+    mixing: Tensor,
     tables: dict[str, Tensor],
     *,
     generator: torch.Generator | None = None,
@@ -206,47 +208,47 @@ def bridged_loss(
         kind: of `BRIDGED`.
         problem: to solve.
         net: to train.
-        ends: y (B, dim).
+        terminal: y (B, dim).
         g: gradient of log(mu / mu_0) at y, clipped (B, dim).
-        share: learned logits of the gradient's share, (N, dim) ("match").
+        mixing: learned logits of the gradient's weight in the mix, (N, dim) ("mixed").
         tables: of `bridge_tables`.
         generator: one, or None.
     """
     n = problem.reference.steps
-    each = len(ends) // n
+    each = len(terminal) // n
     # every step equally often, so that time enters by broadcasting; or a few steps, drawn
-    k = slice(None) if each else torch.randperm(n, generator=generator)[: len(ends)]
+    k = slice(None) if each else torch.randperm(n, generator=generator)[: len(terminal)]
     each = max(1, each)
     steps = n if isinstance(k, slice) else len(k)
-    ends, g = (v[: steps * each].reshape(steps, each, -1) for v in (ends, g))
+    terminal, g = (v[: steps * each].reshape(steps, each, -1) for v in (terminal, g))
     names = ("mean", "std", "psi", "c", "gain", "weight")
     mean, std, psi, c, gain, weight = (tables[name][k, None] for name in names)
-    x = mean * ends + std * normal(ends.shape, generator, dtype=ends.dtype)
+    x = mean * terminal + std * normal(terminal.shape, generator, dtype=terminal.dtype)
     seen = None
     if net.gradient:
         seen = problem.ratio_score(x.reshape(-1, problem.dim)).reshape(x.shape)
     time, gate = net.at()
     b, log_s = net((time[k, None], gate[k, None]), x, seen, c.sqrt())
-    pull = (ends - psi * x) / c
+    bridge_drift = (terminal - psi * x) / c
     if kind == "am":
-        goal = g
+        target = g
     elif kind == "bm":
-        goal = pull
+        target = bridge_drift
     else:
-        part = torch.sigmoid(share[k, None])
-        goal = part * g + (1 - part) * pull
-    error = gain * (b - goal)
+        part = torch.sigmoid(mixing[k, None])
+        target = part * g + (1 - part) * bridge_drift
+    error = gain * (b - target)
     if log_s is None:
         return _capped(error.square().sum(-1) * weight[..., 0])
     scale = torch.exp(-log_s)
     # the next state's squared noise, averaged given x and y
-    second = 1 - gain**2 / c + (gain * (b.detach() - pull)).square()
+    second = 1 - gain**2 / c + (gain * (b.detach() - bridge_drift)).square()
     fit = (second * scale + log_s).sum(-1) / 2
     lead = (error.square() * scale.detach()).sum(-1) * weight[..., 0]
     return _capped(lead) + fit.clamp(max=50.0 * problem.dim).mean()
 
 
-def bridge_tables(problem: Problem, dtype: torch.dtype) -> dict[str, Tensor]:
+def bridge_tables(problem: ControlProblem, dtype: torch.dtype) -> dict[str, Tensor]:
     """Return the columns (N, 1) that `bridged_loss` looks up."""
     chain = problem.reference
     mean, std = chain.bridge()

@@ -6,7 +6,7 @@ $\lambda = 1/c + 1/s^2 - 1/V$ and means $h_i / \lambda$, $h_i = \psi x / c + m_i
 
     b = sum_i r_i h_i / (lambda c) - psi x / c,   r = softmax(log w_i + |h_i|^2 / 2 lambda - |m_i|^2 / 2 s^2).
 
-A chain steered by it is exact in the limit of many steps only: the kernel keeps the reference's
+A chain sample_smc by it is exact in the limit of many steps only: the kernel keeps the reference's
 variance, or (curvature=True) its diagonal becomes the exact conditional variance, which is the best
 that a Gaussian step can do. What is left is the ceiling of any learned control.
 

@@ -30,17 +30,24 @@ from redrift.control.check import Check, LogZ, TrustWarning, judge, warn_of
 from redrift.control.density import as_target, checked
 from redrift.control.nets import Control
 from redrift.control.objective import NetDrift, path_log_weight
-from redrift.control.problem import Problem
-from redrift.control.recipe import History, Recipe, phases
+from redrift.control.options import (
+    Architecture,
+    Buffer,
+    Checkpoint,
+    History,
+    Losses,
+    Objective,
+    Optimiser,
+)
+from redrift.control.problem import ControlProblem
 from redrift.control.reference import reference_chain
 from redrift.measure import Weights
 from redrift.process import Brownian, Process
 from redrift.targets import Target
-from redrift.targets.base import Affine, inverse, push, spread_of
+from redrift.targets.base import Affine, affine, affine_inverse, spread_of
 
 Function = Callable[[Tensor], Tensor]
 _AUTO_VARIANCE = 2.0  # of the reference's end, in units of the target's own variance
-_AUTO = Recipe(refresh=250, own=0.5, search=2)
 
 
 class PIS:
@@ -57,16 +64,12 @@ class PIS:
         loc: origin of the coordinates (dim,); 0 by default.
         scale: width of the coordinates, (dim,) or a matrix (dim, dim); 1 by default. Give either, or
             a reference, and nothing is measured.
-        power: of the grid (see `reference_chain`); 0 is uniform.
-        width: of the network's layers.
-        depth: of the network.
-        gradient: let the control see the target's gradient (PIS-Grad). Without it modes are lost.
-        spread: bound on the log of the learned step variance; 0 holds it fixed.
-        clip: largest norm of the target's gradient that the control sees.
-        dtype: of network and samples.
-        seed: of the network's start.
         full: measure a whole covariance, for correlated targets that are nearly Gaussian.
-        recipe: how `fit` trains by default.
+        power: of the grid (see `reference_chain`); 0 is uniform.
+        network: the control's network.
+        objective: what `fit` minimises by default.
+        optimiser: how, by default.
+        buffer: the samples that it learns from by default.
 
     Example:
         >>> pis = PIS(lambda x: -x.square().sum(-1), dim=3, steps=20)
@@ -84,33 +87,30 @@ class PIS:
         score: Function | None = None,
         loc: Tensor | None = None,
         scale: Tensor | None = None,
-        power: float = 2.0,
-        width: int = 96,
-        depth: int = 2,
-        gradient: bool = True,
-        spread: float = 2.0,
-        clip: float = 100.0,
-        dtype: torch.dtype = torch.float32,
-        seed: int = 0,
         full: bool = False,
-        recipe: Recipe = _AUTO,
+        power: float = 2.0,
+        network: Architecture = Architecture(),  # noqa: B008
+        objective: Objective = Objective(),  # noqa: B008
+        optimiser: Optimiser = Optimiser(),  # noqa: B008
+        buffer: Buffer = Buffer(),  # noqa: B008
     ) -> None:
         self.target = as_target(log_prob, dim, score)
         self.dim = self.target.dim
         self.measured = reference is not None or loc is not None or scale is not None
         self.process = Brownian(_AUTO_VARIANCE) if reference is None else reference
-        self.power, self.clip, self.full, self.recipe = power, clip, full, recipe
+        self.power, self.full, self.network = power, full, network
+        self.objective, self.optimiser, self.buffer = objective, optimiser, buffer
         self.chain = reference_chain(self.process, steps, power)
         one = torch.ones(self.dim, dtype=torch.float64)
         self.loc = one * 0 if loc is None else loc.double()
         self.scale = one if scale is None else scale.double()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(network.seed)
             self.net = Control(
-                self.dim, steps, self.chain.end, width=width, depth=depth, gradient=gradient,
-                spread=spread,
-            ).to(dtype)  # fmt: skip
-        self.buffer: Annealed | None = None
+                self.dim, steps, self.chain.end, width=network.width, depth=network.depth,
+                gradient=network.gradient, spread=network.spread,
+            ).to(network.dtype)  # fmt: skip
+        self.annealed: Annealed | None = None
 
     @classmethod
     def paper(cls, log_prob: Function | Target, dim: int | None = None, **options: Any) -> PIS:  # noqa: ANN401
@@ -119,18 +119,19 @@ class PIS:
         V = 1 (T = 5 with sigma^2 = .2), 100 even steps, a fixed step variance, the KL loss with the
         target's gradient held fixed, lr 5e-3 times .95 every 50 iterations, batches of 300.
         """
-        recipe = Recipe(phases=(("kl", 1.0),), lr=5e-3, batch=300, decay="epoch", ema=0.0)
         own: dict[str, Any] = dict(
-            reference=Brownian(1.0), steps=100, power=0.0, spread=0.0, width=64, recipe=recipe
-        )
+            reference=Brownian(1.0), steps=100, power=0.0, network=Architecture(width=64, spread=0.0),
+            objective=Objective("kl", batch=300),
+            optimiser=Optimiser(lr=5e-3, decay="epoch", ema=0.0), buffer=Buffer(refresh=0),
+        )  # fmt: skip
         return cls(log_prob, dim, **(own | options))
 
     @property
-    def problem(self) -> Problem:
+    def problem(self) -> ControlProblem:
         """Return the control problem in the sampler's coordinates."""
         moved = Affine(self.target, self.loc, self.scale)
-        return Problem(
-            checked(moved.log_prob, self.dim), moved.score, self.dim, self.chain, self.clip
+        return ControlProblem(
+            checked(moved.log_prob, self.dim), moved.score, self.dim, self.chain, self.network.clip
         )
 
     def fit(
@@ -138,39 +139,37 @@ class PIS:
         iterations: int | None = None,
         *,
         seconds: float | None = None,
-        loss: str | Sequence[str] | Sequence[tuple[str, float]] | None = None,
-        buffer: Tensor | None = None,
-        particles: int = 10_000,
-        start: float | Tensor | None = None,
+        loss: Losses | None = None,
+        particles: int | None = None,
+        objective: Objective | None = None,
+        optimiser: Optimiser | None = None,
+        buffer: Buffer | None = None,
         check: bool = True,
-        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint: Checkpoint | None = None,
         every: int = 500,
-        resume: bool = False,
         progress: bool = False,
         callback: Callable[[dict[str, Any]], object] | None = None,
         generator: torch.Generator | None = None,
-        **options: Any,  # noqa: ANN401
     ) -> History:
         """Train the control.
+
+        Where neither a reference nor coordinates were given, `measure` sets them first, and the history
+        says so.
 
         Args:
             iterations: of Adam; reproducible to the bit.
             seconds: of processor time instead, annealed chains included.
-            loss: one of kl, kl-stl, lv, tb, am, bm, match, several for phases of equal share, or
-                (loss, share) pairs; the recipe's by default.
-            buffer: samples of the target (M, dim), such as your own chains'; annealed ones by
-                default, where a loss or the coordinates need them.
-            particles: of the annealed run.
-            start: standard deviation of the annealed start, covering the target; by default the
-                reference's end, or 4 where nothing is known.
+            loss: in place of the objective's.
+            particles: of the annealed chains, in place of the buffer's.
+            objective: what is minimised; the sampler's by default, as the next two.
+            optimiser: how.
+            buffer: the samples of the target to learn from, where a loss or the coordinates need them.
             check: judge the result at the end (see `check`) and warn.
             checkpoint: file for the whole state of training.
             every: iterations between checkpoints, and between rows of progress.
-            resume: go on from the checkpoint if it exists.
             progress: show a bar with ELBO and ESS.
             callback: called with each row of the history.
             generator: of everything random; advanced.
-            options: fields of `Recipe`, such as batch, lr, explore.
 
         Raises:
             ValueError: for bad arguments, or a log_prob that returns what is no log-density.
@@ -178,34 +177,48 @@ class PIS:
                 should not be trusted.
 
         Cost:
-            An iteration of match, am or bm: one evaluation of network and target gradient at `points`
+            An iteration of mixed, am or bm: one evaluation of network and target gradient at `points`
             states; of kl, lv or tb: twice at batch * steps states.
         """
         fitting.check_budget(iterations, seconds)
-        recipe = replace(self.recipe, **options)
-        if loss is not None:
-            recipe = replace(recipe, phases=phases(loss))
+        objective = self.objective if objective is None else objective
+        objective = objective if loss is None else replace(objective, loss=loss)
+        buffer = self.buffer if buffer is None else buffer
+        buffer = buffer if particles is None else replace(buffer, particles=particles)
         began = time.process_time()
         g = fresh() if generator is None else generator
-        self._probe(needs_score=self.net.gradient or recipe.bridged)
-        at = fitting.coordinates(checkpoint) if resume else {}
+        self._probe(needs_score=self.net.gradient or objective.needs_samples)
+        at, open_before = fitting.coordinates(checkpoint), not self.measured
         if at:
             self.loc, self.scale, self.measured = at["loc"], at["scale"], True
-        ends = None if at else self._ends(recipe, buffer, particles, start, g)
-        spent = time.process_time() - began
+        needed = not at and (objective.needs_samples or not self.measured)
+        x = self._samples(buffer, g) if needed or (buffer.samples is not None and not at) else None
+        if x is not None and not self.measured:
+            self.measure(x)
         training = fitting.Training(
-            self.problem, self.net, recipe, g, ends, {"loc": self.loc, "scale": self.scale}
-        )
+            self.problem, self.net, objective, self.optimiser if optimiser is None else optimiser,
+            buffer, g, None if x is None else affine_inverse(self.loc, self.scale, x),
+            {"loc": self.loc, "scale": self.scale},
+        )  # fmt: skip
         history = fitting.run(
             training, iterations=iterations, seconds=seconds, checkpoint=checkpoint, every=every,
-            resume=resume, progress=progress, callback=callback, spent=spent,
+            progress=progress, callback=callback, spent=time.process_time() - began,
         )  # fmt: skip
+        history.measured, history.loc, history.scale = open_before, self.loc, self.scale
         self.net.load_state_dict(training.average.state_dict())
         if check:
             verdict = self.check(generator=torch.Generator().manual_seed(training.iteration))
             if verdict.concern:
                 warnings.warn(verdict.concern, TrustWarning, stacklevel=2)
         return history
+
+    def measure(self, samples: Tensor) -> None:
+        """Set the coordinates x = loc + scale z by samples of the target (M, dim).
+
+        The network is left as it is; fit it in the new coordinates.
+        """
+        x = self._checked(samples)
+        self.loc, self.scale, self.measured = x.mean(0), spread_of(x, full=self.full), True
 
     def _probe(self, *, needs_score: bool) -> None:
         """Evaluate the target at two points, so that a bad one fails before any work."""
@@ -216,29 +229,19 @@ class PIS:
         if needs_score and not bool(torch.isfinite(problem.score(z)).all()):
             raise ValueError("the gradient of log_prob is not finite near the origin.")
 
-    def _ends(
-        self,
-        recipe: Recipe,
-        buffer: Tensor | None,
-        particles: int,
-        start: float | Tensor | None,
-        g: torch.Generator,
-    ) -> Tensor | None:
-        """Find samples to learn from, and measure the coordinates if they are open."""
-        if buffer is not None:
-            if buffer.ndim != 2 or buffer.shape[1] != self.dim or len(buffer) < 2:
-                raise ValueError(
-                    f"buffer has shape {tuple(buffer.shape)}, expected (M, {self.dim}), M >= 2."
-                )
-            x = buffer.double()
-        elif recipe.bridged or not self.measured:
-            self.buffer = self._chains(particles, start, g)
-            x = self.buffer.weights.resample(self.buffer.x, generator=g).double()
-        else:
-            return None
-        if not self.measured:
-            self.loc, self.scale, self.measured = x.mean(0), spread_of(x, full=self.full), True
-        return inverse(self.loc, self.scale, x)
+    def _samples(self, buffer: Buffer, g: torch.Generator) -> Tensor:
+        """Return samples of the target to learn from, float64: those given, or annealed ones."""
+        if buffer.samples is not None:
+            return self._checked(buffer.samples)
+        self.annealed = self._chains(buffer.particles, buffer.start, g)
+        return self.annealed.weights.resample(self.annealed.x, generator=g).double()
+
+    def _checked(self, samples: Tensor) -> Tensor:
+        if samples.ndim != 2 or samples.shape[1] != self.dim or len(samples) < 2:
+            raise ValueError(
+                f"samples has shape {tuple(samples.shape)}, expected (M, {self.dim}), M >= 2."
+            )
+        return samples.double()
 
     def _chains(
         self, particles: int, start: float | Tensor | None, g: torch.Generator
@@ -252,7 +255,7 @@ class PIS:
             problem.log_prob, problem.score, self.dim, particles, scale=wide, dtype=dtype,
             generator=g,
         )  # fmt: skip
-        return replace(z, x=push(self.loc, self.scale, z.x))
+        return replace(z, x=affine(self.loc, self.scale, z.x))
 
     @torch.no_grad()
     def sample(
@@ -286,8 +289,10 @@ class PIS:
         for i in range(0, n, batch_size):
             size = min(batch_size, n - i)
             part = generator[i : i + size] if isinstance(generator, Sequence) else generator
-            z, w, _ = problem.walk(drift, size, dtype=dtype, antithetic=antithetic, generator=part)
-            xs.append(push(self.loc, self.scale, z))
+            z, w, _ = problem.simulate(
+                drift, size, dtype=dtype, antithetic=antithetic, generator=part
+            )
+            xs.append(affine(self.loc, self.scale, z))
             ws.append(w)
         weights = Weights(torch.cat(ws))
         if warn and n >= 100:
@@ -331,9 +336,9 @@ class PIS:
         problem, dtype = self.problem, self.net.last.weight.dtype
         if samples.ndim != 2 or samples.shape[1] != self.dim:
             raise ValueError(f"samples is {tuple(samples.shape)}, expected (M, {self.dim}).")
-        ends = inverse(self.loc, self.scale, samples.double()).to(dtype)
+        terminal = affine_inverse(self.loc, self.scale, samples.double()).to(dtype)
         found = []
-        for part in ends.split(2000):
+        for part in terminal.split(2000):
             path = problem.bridge(part, generator=generator)
             found.append(path_log_weight(problem, self.net, path))
         return torch.cat(found)
@@ -360,7 +365,7 @@ class PIS:
         if samples is None:
             g = fresh() if generator is None else generator
             try:
-                run = self.buffer or self._chains(min(n, 2000), None, g)
+                run = self.annealed or self._chains(min(n, 2000), None, g)
             except ValueError:
                 return judge(own, None, None)  # no gradient: nothing to run chains with
             annealed = run.weights
@@ -369,8 +374,8 @@ class PIS:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write network, coordinates and reference to a safetensors file, whole or not at all."""
-        options = {"power": self.power, "clip": self.clip, "dim": self.dim}
-        store.save(path, self.net, self.loc, self.scale, self.process, options)
+        options = {"power": self.power, "clip": self.network.clip, "dim": self.dim}
+        store.save_sampler(path, self.net, self.loc, self.scale, self.process, options)
 
     @classmethod
     def load(
@@ -387,7 +392,7 @@ class PIS:
             FileNotFoundError: if there is no such file.
             ValueError: if it is damaged or for another dimension.
         """
-        length, options, weights = store.load(path)
+        length, options, weights = store.load_sampler(path)
         known = isinstance(getattr(log_prob, "__self__", log_prob), Target) or dim is not None
         target = as_target(log_prob, dim if known else length, score)
         if target.dim != length:

@@ -36,8 +36,8 @@ class Drift(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
-    """Hold what a control is judged on.
+class ControlProblem:
+    """Hold the target, the reference chain and what a control sees of them.
 
     Args:
         log_prob: log-density of z, checked for shape and finiteness (see `density.checked`).
@@ -59,7 +59,7 @@ class Problem:
         size = torch.linalg.vector_norm(g, dim=-1, keepdim=True)
         return g * (self.clip / size.clamp(min=self.clip)) + z / self.reference.end
 
-    def log_ratio(self, z: Tensor) -> Tensor:
+    def log_density_ratio(self, z: Tensor) -> Tensor:
         """Return log mu(z) - log mu_0(z)."""
         variance = self.reference.end
         constant = self.dim * math.log(2 * math.pi * variance) / 2
@@ -80,7 +80,7 @@ class Problem:
         q = [k.twisted(_law(drift, i, gains[i])) for i, k in enumerate(p)]
         return q, p
 
-    def walk(
+    def simulate(
         self,
         drift: Drift,
         n: int,
@@ -91,22 +91,22 @@ class Problem:
         checkpoint: bool = False,
         generator: Generators = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Walk n paths: ends (n, dim), log-weights (n,), and all states (N + 1, n, dim) if asked."""
+        """Simulate n paths: final states (n, dim), log-weights (n,), all states (N + 1, n, dim) if asked."""
         q, p = self.kernels(drift)
         run = rollout(
             q, p, self.start(n, dtype=dtype, generator=generator), path=path,
             antithetic=antithetic, checkpoint=checkpoint, generator=generator,
         )  # fmt: skip
-        return run.x, run.log_weight + self.log_ratio(run.x), run.path
+        return run.x, run.log_weight + self.log_density_ratio(run.x), run.path
 
-    def bridge(self, ends: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw paths of the reference that end at `ends` (B, dim): (N + 1, B, dim).
+    def bridge(self, terminal: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw paths of the reference that end at `terminal` (B, dim): (N + 1, B, dim).
 
         Backwards: x_k given x_{k+1} and the start, which is the time reversal of the reference.
         """
         chain = self.reference
         variance = chain.marginal.tolist()
-        x, states = ends, [ends]
+        x, states = terminal, [terminal]
         for k in range(chain.steps - 1, -1, -1):
             a, q = float(chain.a[k]), float(chain.q[k])
             gain = variance[k] * a / variance[k + 1]

@@ -1,41 +1,20 @@
-"""Reading of safetensors files of one format: samplers and checkpoints."""
+"""Samplers as safetensors files."""
 
 from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from redrift._core.files import write_atomically
+from redrift._core.files import read_safetensors, write_atomically
 from redrift.control.nets import Control
+from redrift.control.options import Architecture
 from redrift.process import Process, from_dict, to_dict
 
 _FORMAT = "redrift-pis-1"
-
-
-def read(path: str | os.PathLike[str], form: str) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Read metadata and tensors of a safetensors file of one format.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it is truncated or of another format.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {path}.")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read, it may be truncated: {error}.") from error
-    if metadata.get("format") != form:
-        raise ValueError(f"{path} has format {metadata.get('format')!r}, expected {form!r}.")
-    return metadata, tensors
 
 
 def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -43,7 +22,7 @@ def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def save(
+def save_sampler(
     path: str | os.PathLike[str],
     net: Control,
     loc: Tensor,
@@ -63,14 +42,14 @@ def save(
     write_atomically(path, lambda target: save_file(tensors, target, metadata))
 
 
-def load(path: str | os.PathLike[str]) -> tuple[int, dict[str, Any], dict[str, Tensor]]:
+def load_sampler(path: str | os.PathLike[str]) -> tuple[int, dict[str, Any], dict[str, Tensor]]:
     """Return the dimension, the arguments of the sampler and the network's weights.
 
     Raises:
         FileNotFoundError: if there is none.
         ValueError: if it is damaged or of another format.
     """
-    metadata, tensors = read(path, _FORMAT)
+    metadata, tensors = read_safetensors(path, _FORMAT, "sampler")
     options, net = json.loads(metadata["options"]), json.loads(metadata["net"])
     weights = part(tensors, "net.")
     arguments: dict[str, Any] = {
@@ -78,8 +57,10 @@ def load(path: str | os.PathLike[str]) -> tuple[int, dict[str, Any], dict[str, T
         "loc": tensors["loc"],
         "scale": tensors["scale"],
         "power": options["power"],
-        "clip": options["clip"],
-        "dtype": weights["last.weight"].dtype,
-    }
-    arguments |= {k: net[k] for k in ("steps", "width", "depth", "gradient", "spread")}
+        "steps": net["steps"],
+        "network": Architecture(
+            **{name: net[name] for name in ("width", "depth", "gradient", "spread")},
+            clip=options["clip"], dtype=weights["last.weight"].dtype,
+        ),
+    }  # fmt: skip
     return options["dim"], arguments, weights

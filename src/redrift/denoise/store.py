@@ -10,15 +10,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from redrift._core.errors import choose
-from redrift._core.files import write_atomically
+from redrift._core.files import read_safetensors, write_atomically
 from redrift.denoise.denoiser import Denoiser
 from redrift.denoise.mixed import Mixed
 from redrift.nn import MLP, UNet
@@ -85,18 +83,8 @@ def load(path: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32) ->
         ValueError: if it is truncated, no model of this format, or its weights do not fit its
             architecture.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no model file {path}.")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name).to(dtype) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read, it may be truncated: {error}.") from error
-    if metadata.get("format") != _FORMAT:
-        raise ValueError(
-            f"{path} is not a model saved by redrift (format {metadata.get('format')!r})."
-        )
+    metadata, weights = read_safetensors(path, _FORMAT, "model")
+    weights = {name: value.to(dtype) for name, value in weights.items()}
     try:
         config = json.loads(metadata["architecture"])
         net = ARCHITECTURES[choose("architecture", config.pop("kind"), ARCHITECTURES)](**config)

@@ -1,26 +1,34 @@
 """Guidance by rules: policies on a step's law that need no gradient, and wrappers that use one.
 
-`SCG` and its relatives (`SVDD`, `FKSteering`, `TreeG`, `TreeGSD`, `BestOfN`) are presets of one particle
-engine, `Particles`; `DPS`, `ClassifierGuidance` and `Clamp` change the predictions instead, so that they
-also serve deterministic plans. `rules` holds losses for pictures.
+`SCG` and its relatives (`SVDD`, `FKSteering`, `TreeG`, `TreeGSD`, `BestOfN`) put the strategies of one
+particle engine together, `Particles`; `DPS`, `ClassifierGuidance` and `MaskRule.hard` change the
+predictions instead, so that they also serve deterministic plans. `rules` holds losses for pictures.
 """
 
 from redrift.guidance import rules
-from redrift.guidance.gradient import DPS, Clamp, ClassifierGuidance, MaskRule
-from redrift.guidance.guided import Guidance
+from redrift.guidance.destinations import Destinations
+from redrift.guidance.gradient import DPS, ClassifierGuidance, MaskRule
 from redrift.guidance.loss import Loss, Pooled, as_loss
 from redrift.guidance.particles import Particles
-from redrift.guidance.presets import SCG, SVDD, BestOfN, FKSteering, TwistedSMC
+from redrift.guidance.potential import Potential
+from redrift.guidance.presets import SCG, SVDD, BestOfN, FKSteering, TreeG, TreeGSD, TwistedSMC
+from redrift.guidance.proposal import Draws, Twisted
+from redrift.guidance.result import Guidance
 from redrift.guidance.segments import Masks, Segments, split
-from redrift.guidance.tree import TreeG, TreeGSD
+from redrift.guidance.selection import Beam, Best, BySegment, Categorical, Resampling
 
 __all__ = [
     "DPS",
     "SCG",
     "SVDD",
+    "Beam",
+    "Best",
     "BestOfN",
-    "Clamp",
+    "BySegment",
+    "Categorical",
     "ClassifierGuidance",
+    "Destinations",
+    "Draws",
     "FKSteering",
     "Guidance",
     "Loss",
@@ -28,9 +36,12 @@ __all__ = [
     "Masks",
     "Particles",
     "Pooled",
+    "Potential",
+    "Resampling",
     "Segments",
     "TreeG",
     "TreeGSD",
+    "Twisted",
     "TwistedSMC",
     "as_loss",
     "rules",

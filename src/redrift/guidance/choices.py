@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from redrift._core.rng import Generators, normal, uniform
+from redrift.guidance.run import ParticleRun
 
 
 def least(score: Tensor, generator: Generators) -> Tensor:
@@ -26,6 +27,18 @@ def lowest(score: Tensor, count: int, generator: Generators) -> Tensor:
     keys = normal(score.shape, generator, dtype=torch.float64)
     order = torch.argsort(keys, 1)  # ties in a drawn order
     return order.gather(1, score.gather(1, order).argsort(dim=1, stable=True))[:, :count]
+
+
+def beam(run: ParticleRun, loss: Tensor) -> tuple[Tensor, Tensor]:
+    """Choose the K best of each sample's K n candidates with losses (B * K, n); roots follow.
+
+    Returns:
+        (B * K,) twice: which candidate, and of which row it is one.
+    """
+    n, (B, K) = loss.shape[1], run.roots.shape
+    best = lowest(loss.reshape(B, K * n), K, run.generator)
+    run.roots = run.roots.gather(1, best // n)
+    return (best % n).reshape(-1), (best // n + K * torch.arange(B)[:, None]).reshape(-1)
 
 
 def own_uniform(score: Tensor, generator: Generators) -> Tensor:

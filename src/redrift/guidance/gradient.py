@@ -1,4 +1,4 @@
-r"""Guidance that changes the predictions: gradients of a rule or a classifier, and hard constraints.
+r"""Guidance that changes the predictions: gradients of a rule or a classifier, and values that must hold.
 
 These are wrappers of a denoiser, so they serve deterministic plans, and combine with the policies of
 this package, which then choose among draws of the bent law.
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from redrift._core.linalg import apply, combine, transpose
-from redrift.denoise import Denoiser
+from redrift.denoise import Denoiser, Inpaint
 from redrift.denoise.wrappers import Wrapper
 from redrift.process import Level, convert
 
@@ -100,37 +100,6 @@ class ClassifierGuidance(Wrapper):
         return self.model.predict(z, level) + _shift(self, level, self.scale * slope)
 
 
-class Clamp(Wrapper):
-    """A hard constraint: the predicted clean sample is projected, and the prediction follows it.
-
-    Args:
-        model: the denoiser inside.
-        project: (rows, *shape) -> (rows, *shape), such as setting forbidden sites to the background.
-
-    Raises:
-        ValueError: where the noise is zero, at which the sample itself would have to be projected.
-    """
-
-    def __init__(self, model: Denoiser, project: Callable[[Tensor], Tensor]) -> None:
-        super().__init__(model)
-        self.project = project
-
-    def predict(self, z: Tensor, level: Level) -> Tensor:
-        """Return the prediction of the projected clean sample."""
-        process = self.process
-        P, Q = convert(process, level, self.predicts, "x0")
-        state = combine(((P, z), (Q, self.model.predict(z, level))), process.modes)
-        clean = process.data(state)
-        projected = self.project(clean)
-        if projected.shape != clean.shape:
-            raise ValueError(
-                f"project returned shape {tuple(projected.shape)}, expected {tuple(clean.shape)}."
-            )
-        moved = state + process.lift(projected - clean)
-        P, Q = convert(process, level, "x0", self.predicts)
-        return combine(((P, z), (Q, moved)), process.modes)
-
-
 def _shift(model: Denoiser, level: Level, score: Tensor) -> Tensor:
     """Return what an addition to the score adds to the native prediction."""
     process = model.process
@@ -148,8 +117,8 @@ class MaskRule:
 
     Example:
         >>> rule = MaskRule(torch.tensor([True, False]), -1.0)
-        >>> rule(torch.zeros(1, 2)), rule.project(torch.zeros(1, 2))
-        (tensor([0.5000]), tensor([[-1.,  0.]]))
+        >>> rule(torch.zeros(1, 2))
+        tensor([0.5000])
     """
 
     def __init__(self, mask: Tensor, value: Tensor | float) -> None:
@@ -160,11 +129,6 @@ class MaskRule:
         gap = torch.where(self.mask, x - self.value, torch.zeros_like(x))
         return gap.square().flatten(1).mean(1)
 
-    def project(self, x: Tensor) -> Tensor:
-        """Return x with the masked sites set to the value."""
-        value = torch.as_tensor(self.value, dtype=x.dtype, device=x.device)
-        return torch.where(self.mask, value, x)
-
-    def hard(self, model: Denoiser) -> Clamp:
+    def hard(self, model: Denoiser) -> Inpaint:
         """Return a model whose predicted clean samples keep the rule."""
-        return Clamp(model, self.project)
+        return Inpaint(model, torch.as_tensor(self.value), self.mask)

@@ -1,7 +1,7 @@
 """Unnormalised densities with a known or measured log Z (L1): what samplers are judged on."""
 
 from redrift.targets.base import Affine, Target, gradient
-from redrift.targets.bayes import Latent, Logistic, breast_cancer
+from redrift.targets.bayes import LatentTarget, Logistic, breast_cancer
 from redrift.targets.cox import Cox, pines
 from redrift.targets.mixtures import Mixture, gmm40, grid9, grid25
 from redrift.targets.synthetic import Funnel, ManyWell, Rings, Wells
@@ -24,7 +24,7 @@ __all__ = [
     "Affine",
     "Cox",
     "Funnel",
-    "Latent",
+    "LatentTarget",
     "Logistic",
     "ManyWell",
     "Mixture",

@@ -111,7 +111,7 @@ class Affine(Target):
 
     def out(self, z: Tensor) -> Tensor:
         """Return x = loc + scale z."""
-        return push(self.loc, self.scale, z)
+        return affine(self.loc, self.scale, z)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log-density of z."""
@@ -124,13 +124,13 @@ class Affine(Target):
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Return exact samples of z."""
         x = self.inner.sample(n, generator=generator)
-        return inverse(self.loc, self.scale, x)
+        return affine_inverse(self.loc, self.scale, x)
 
     @property
     def modes(self) -> Tensor | None:
         """Return the modes in z."""
         found = self.inner.modes
-        return None if found is None else inverse(self.loc, self.scale, found)
+        return None if found is None else affine_inverse(self.loc, self.scale, found)
 
 
 def log_volume(scale: Tensor) -> float:
@@ -163,13 +163,13 @@ def spread_of(x: Tensor, *, full: bool = False) -> Tensor:
     return torch.linalg.cholesky(cov + 1e-9 * cov.diagonal().mean() * torch.eye(len(cov)).to(cov))
 
 
-def push(loc: Tensor, scale: Tensor, z: Tensor) -> Tensor:
+def affine(loc: Tensor, scale: Tensor, z: Tensor) -> Tensor:
     """Return loc + scale z, in z's dtype."""
     loc, scale = loc.to(z), scale.to(z)
     return torch.addcmul(loc, z, scale) if scale.ndim == 1 else z @ scale.T + loc
 
 
-def inverse(loc: Tensor, scale: Tensor, x: Tensor) -> Tensor:
+def affine_inverse(loc: Tensor, scale: Tensor, x: Tensor) -> Tensor:
     """Return z with loc + scale z = x."""
     rest, scale = x - loc.to(x), scale.to(x)
     return rest / scale if scale.ndim == 1 else torch.linalg.solve(scale, rest.T).T

@@ -84,7 +84,7 @@ def breast_cancer() -> Logistic:
 BREAST_CANCER = (-55.232, 0.004)  # AIS from the Laplace approximation, ESS .87, n = 10 000
 
 
-class Latent(Target):
+class LatentTarget(Target):
     r"""The posterior of a decoder's latent, $p(z)\,p(x \mid z)$ with $z \sim N(0, I)$; its log Z is log p(x).
 
     Args:

@@ -1,76 +1,119 @@
-r"""Given data on part of a canvas, by two rules, and the left-to-right baseline they make.
+r"""Edits of the predicted clean sample: clipping, projection, and given data.
 
+    projection      x0 <- edit(x0), any function of the data, such as `clip(1.0)`
     replacement     x0 <- where(mask, known, x0)
     reconstruction  x0 <- x0 - w g,  g = d/dz |m (x0(z) - known)|^2,
                     w = <m (x0 - known), m g> / <m g, m g>  per sample, while sigma / alpha >= low
 
-Both edit the predicted clean data, so both are denoisers around a denoiser, and serve every plan.
-`outpaint` runs the windows of a graph one after the other, each given what the earlier ones left in
-it: the autoregressive baseline that a collage is to be compared with.
+Each is a denoiser around a denoiser, and so serves every plan, deterministic ones too. The clean state is
+that of the edited data; for CLD its velocity is 0.
 
-Paper: DiffCollage, arXiv:2303.17076, section on conditional generation.
+Paper: DiffCollage, arXiv:2303.17076, section on conditional generation (given data).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import Self
 
 from redrift._core.errors import choose
-from redrift._core.rng import Generators
-from redrift.collage.graph import Graph
-from redrift.denoise import Denoiser, Shared, Wrapper
-from redrift.process import Level
-from redrift.sampling import sample
-from redrift.solvers import Plan
+from redrift.denoise.denoiser import Denoiser, Shared
+from redrift.denoise.wrappers import Wrapper
+from redrift.process import Level, Process
+from redrift.process.convert import mix
 
+Edit = Callable[[Tensor], Tensor]
 FILLS = ("replacement", "reconstruction")
 
 
 class Edited(Wrapper):
-    """A denoiser whose predicted clean data are edited; subclasses give `edit`."""
+    """A denoiser whose predicted clean data are edited; it predicts x0.
 
-    def __init__(self, model: Denoiser) -> None:
+    Args:
+        model: denoiser inside; for a collage the edit acts after the sum, where it must.
+        edit: (rows, *shape) -> (rows, *shape), such as `clip(1.0)`, or one that sets forbidden sites to
+            the background.
+
+    Raises:
+        ValueError: in a run, if the edit returns another shape, or a plan wants the noise where it is
+            zero, at which the sample itself would have to be edited.
+    """
+
+    def __init__(self, model: Denoiser, edit: Edit) -> None:
         super().__init__(model)
         self.predicts = "x0"
-
-    def edit(self, x0: Tensor) -> Tensor:
-        """Return the edited clean data, (B, *shape)."""
-        raise NotImplementedError
+        self.edit = edit
 
     def predict(self, z: Tensor, level: Level) -> Tensor:
         """Return the edited clean state."""
-        process = self.process
-        return process.lift(self.edit(process.data(self.model.ask(z, level, "x0"))))
+        return edited(self.process, self.model.ask(z, level, "x0"), self.edit)
 
 
-class Clipped(Edited):
-    """A denoiser whose predicted clean data stay within [-bound, bound].
+def edited(process: Process, state: Tensor, edit: Edit) -> Tensor:
+    """Return a predicted clean state, modal, with its data edited.
+
+    Raises:
+        ValueError: if the edit returns another shape.
+    """
+    clean = process.data(state)
+    found = edit(clean)
+    if found.shape != clean.shape:
+        raise ValueError(
+            f"the edit returned shape {tuple(found.shape)}, expected {tuple(clean.shape)}."
+        )
+    return process.lift(found)
+
+
+def edited_prediction(
+    process: Process, level: Level, z: Tensor, prediction: Tensor, predicts: str, edit: Edit
+) -> Tensor:
+    """Return a prediction, in its own reading, whose clean data are edited; for k = 1 without modes.
 
     Args:
-        model: denoiser inside; for a collage the bound acts after the sum, where it must.
-        bound: > 0.
+        process: of the states.
+        level: of z.
+        z: states (B, *shape).
+        prediction: of the network there.
+        predicts: its reading, "eps", "x0", "v", "score" or "flow".
+        edit: of the clean data.
+    """
+    P, Q = mix(process, level, predicts, "x0")
+    return (edit(z * P + prediction * Q) - z * P) / Q
+
+
+def clip(bound: float) -> Edit:
+    """Return the edit that holds data within [-bound, bound], bound > 0."""
+    if not 0 < bound < float("inf"):
+        raise ValueError(f"clip must be positive and finite, got {bound}.")
+    return lambda x0: x0.clamp(-bound, bound)
+
+
+def clip_quantile(share: float, most: float = 1.0) -> Edit:
+    """Return dynamic thresholding: each sample is clipped at a quantile of its size and divided by it.
+
+    Args:
+        share: of the values that lie within the quantile.
+        most: largest quantile; the least is 1.
+
+    Paper: Imagen, arXiv:2205.11487.
     """
 
-    def __init__(self, model: Denoiser, bound: float) -> None:
-        super().__init__(model)
-        if not 0 < bound < float("inf"):
-            raise ValueError(f"clip must be positive and finite, got {bound}.")
-        self.bound = float(bound)
+    def edit(x0: Tensor) -> Tensor:
+        size = torch.quantile(x0.flatten(1).abs(), share, dim=1).clamp(1, max(1.0, most))
+        size = size.reshape(-1, *[1] * (x0.ndim - 1))
+        return x0.clamp(-size, size) / size
 
-    def edit(self, x0: Tensor) -> Tensor:
-        """Return the clipped data."""
-        return x0.clamp(-self.bound, self.bound)
+    return edit
 
 
-class Inpaint(Edited):
-    """A denoiser told part of its data.
+class Inpaint(Wrapper):
+    """A denoiser of data that are known in part.
 
     `known` and `mask` may also be conditions of a run, `sample(..., cond={"known": ..., "mask":
     ...})`, which then follow the samples when a batch is split or a policy selects.
@@ -99,6 +142,7 @@ class Inpaint(Edited):
         low: float = 1.0,
     ) -> None:
         super().__init__(model)
+        self.predicts = "x0"
         self.known, self.mask = known, mask
         self.fill, self.low = choose("fill", fill, FILLS), float(low)
         self._batched: dict[str, bool] = {"known": False, "mask": False}
@@ -133,23 +177,26 @@ class Inpaint(Edited):
         """Return the clean state that honours what is known."""
         process = self.process
         if self.fill == "replacement":
-            x0 = process.data(self.model.ask(z, level, "x0"))
-            known, mask = self._given(x0)
-            return process.lift(torch.where(mask, known, x0))
+            return edited(process, self.model.ask(z, level, "x0"), self._replace)
         if not _loud(level, self.low):
             return self.model.ask(z, level, "x0")
         with torch.enable_grad():
             at = z.detach().requires_grad_()
-            x0 = process.data(self.model.ask(at, level, "x0"))
+            state = self.model.ask(at, level, "x0")
+            x0 = process.data(state)
             known, mask = self._given(x0)
             miss = mask * (x0 - known)
             (slope,) = torch.autograd.grad(miss.square().sum(), at)
-        g = process.data(slope.detach())
-        x0, miss, seen = x0.detach(), miss.detach(), mask * g
+        g, miss = process.data(slope.detach()), miss.detach()
+        seen = mask * g
         axes = tuple(range(1, x0.ndim))
         size = seen.square().sum(axes, keepdim=True)
         step = (miss * seen).sum(axes, keepdim=True) / torch.where(size > 0, size, 1)
-        return process.lift(x0 - step * g)
+        return edited(process, state.detach(), lambda x0: x0 - step * g)
+
+    def _replace(self, x0: Tensor) -> Tensor:
+        known, mask = self._given(x0)
+        return torch.where(mask, known, x0)
 
     def _given(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return known data and mask for clean data like these."""
@@ -170,64 +217,3 @@ def _loud(level: Level, low: float) -> bool:
     """Return whether the noise of some mode is at least `low` times its signal."""
     signal, root = level.signal[..., 0, 0].abs().min(), level.root[..., 0, 0].abs().max()
     return bool(root >= low * signal)
-
-
-def outpaint(
-    graph: Graph,
-    piece: Denoiser,
-    plan: Plan,
-    *,
-    batch: int = 1,
-    fill: Literal["replacement", "reconstruction"] = "replacement",
-    low: float = 1.0,
-    cond: Mapping[str, Any] | None = None,
-    callback: Callable[[int, Tensor], None] | None = None,
-    dtype: torch.dtype | None = None,
-    generator: Generators = None,
-) -> Tensor:
-    """Sample the windows of a graph in order, each given what the earlier ones made of it.
-
-    Args:
-        graph: only its windows are used.
-        piece: denoiser of a piece.
-        plan: the solver.
-        batch: number of samples B.
-        fill: rule by which a window honours what is there.
-        low: of the reconstruction; see `Inpaint`.
-        cond: conditions of every window, as for `sample`; (B, ...) is by sample.
-        callback: called after each window with its number and the canvas.
-        dtype: of the state; None is float32.
-        generator: one, one per sample, or None.
-
-    Returns:
-        (B, *graph.shape).
-
-    Raises:
-        ValueError: as `sample` and `Inpaint`.
-
-    Cost: graph.pieces * plan.evaluations network calls, one after the other.
-    """
-    sites = torch.zeros(0)
-    done = torch.zeros(0, dtype=torch.bool)
-    for i, window in enumerate(graph.windows):
-        shape: Sequence[int] = (batch, graph.channels, *window.shape)
-        options: dict[str, Any] = {"shape": shape, "dtype": dtype, "generator": generator}
-        told = dict(cond or {})
-        if i and bool(done[window.index].any()):
-            here = window.index.to(sites.device)
-            told["known"] = sites[:, :, here].reshape(shape)
-            told["mask"] = done[window.index].reshape(1, 1, *window.shape).expand(shape)
-            model: Denoiser = Inpaint(piece, fill=fill, low=low)
-        else:
-            model = piece
-        x = sample(model, plan, cond=told, **options)
-        if not i:
-            done = torch.zeros(graph.weights().shape, dtype=torch.bool)
-            sites = x.new_zeros(batch, graph.channels, len(done))
-        fresh = ~done[window.index]
-        put = window.index[fresh].to(sites.device)
-        sites[:, :, put] = x.flatten(2)[:, :, fresh.to(x.device)]
-        done[window.index] = True
-        if callback is not None:
-            callback(i, sites.reshape(batch, *graph.shape))
-    return sites.reshape(batch, *graph.shape)
