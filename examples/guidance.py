@@ -3,7 +3,7 @@
 import torch
 
 import redrift as rd
-from redrift.guidance import DPS, SCG, SVDD, BestOfN, FKSteering, MaskRule, rules, split
+from redrift.guidance import DPS, SCG, SVDD, BestOfN, FKSteering, MaskRule, equal_segments, rules
 
 torch.set_num_threads(1)
 digits = rd.pretrained("digits")
@@ -49,7 +49,9 @@ dark = MaskRule(torch.arange(8) == 0, -1.0)  # nothing in the left column
 both = 30 * rules.symmetry() + rules.components(1)
 x = draw(SCG(both, candidates=8), model=dark.hard(digits))
 print("left column, from -1:", f"{float((x[..., 0] + 1).abs().max()):.3f}")
-halves = SCG(lambda x: x.flatten(1).mean(1).abs(), candidates=4, segments=split((1, 8, 8), 2))
+halves = SCG(
+    lambda x: x.flatten(1).mean(1).abs(), candidates=4, segments=equal_segments((1, 8, 8), 2)
+)
 draw(halves)
 print("halves apart, loss", f"{float(halves.results[-1].loss.mean()):.4f}")
 

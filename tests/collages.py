@@ -4,7 +4,7 @@ import torch
 
 from redrift.denoise import Denoiser
 from redrift.process import EDM
-from redrift.solvers import Ask, Move, walk
+from redrift.solvers import Ask, NextState, walk
 
 F64 = torch.float64
 
@@ -118,6 +118,6 @@ def recursion(model, plan, shape):
                 if isinstance(request, Ask):
                     answer = run.ask(request.z, request.level, plan.wants)
                 else:
-                    answer, noise = Move(request.mean), float(request.scale.reshape(()))
+                    answer, noise = NextState(request.mean), float(request.scale.reshape(()))
             cov = move.T @ cov @ move + noise**2 * torch.eye(n, dtype=F64)
     return cov

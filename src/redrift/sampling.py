@@ -21,7 +21,7 @@ from redrift._core.linalg import apply
 from redrift._core.rng import Generators, normal, split
 from redrift.denoise import Denoiser, Shared
 from redrift.process import Process
-from redrift.solvers import Ask, Law, Move, Plan, Row, walk
+from redrift.solvers import Ask, NextState, Plan, Row, Transition, walk
 from redrift.solvers.adaptive import adapt, check_tolerance
 
 Callback = Callable[[int, float, Tensor], None]
@@ -43,7 +43,9 @@ class Policy(Protocol):
         """Give a policy with fresh per-run state."""
         ...
 
-    def __call__(self, law: Law, model: Denoiser, wants: str, *, generator: Generators) -> Move:
+    def __call__(
+        self, law: Transition, model: Denoiser, wants: str, *, generator: Generators
+    ) -> NextState:
         """Choose the next state.
 
         Args:
@@ -71,16 +73,18 @@ class Draw:
         """Give itself: it has no state."""
         yield self
 
-    def __call__(self, law: Law, model: Denoiser, wants: str, *, generator: Generators) -> Move:
+    def __call__(
+        self, law: Transition, model: Denoiser, wants: str, *, generator: Generators
+    ) -> NextState:
         """Draw the next state."""
-        return Move(draw(law, model.process, generator))
+        return NextState(draw(law, model.process, generator))
 
     def finish(self, x: Tensor) -> Tensor:
         """Return x."""
         return x
 
 
-def draw(law: Law, process: Process, generator: Generators = None) -> Tensor:
+def draw(law: Transition, process: Process, generator: Generators = None) -> Tensor:
     """Draw one state per row from a step's law."""
     noise = normal(law.mean.shape, generator, dtype=law.mean.dtype, device=law.mean.device)
     return law.mean + apply(law.scale, noise, process.modes)
@@ -268,7 +272,7 @@ def _run(
 
 
 def _drive(
-    steps: Generator[Ask | Law, Any, Tensor],
+    steps: Generator[Ask | Transition, Any, Tensor],
     run: Denoiser,
     act: Policy,
     wants: str,
@@ -276,7 +280,7 @@ def _drive(
     tick: Callable[[], object],
 ) -> Tensor:
     """Answer a walk's requests until it returns its last state."""
-    answer: Tensor | Move | None = None
+    answer: Tensor | NextState | None = None
     while True:
         try:
             request = steps.send(answer)

@@ -9,6 +9,7 @@ from problems import F64, generator, wide
 from redrift.calibration import calibrate
 from redrift.denoise import GaussianMixture
 from redrift.solvers import FirstEvaluation, UniC, layer
+from redrift.solvers.fractions import grid_of_fractions
 from redrift.solvers.free import FreeCoefficients
 
 
@@ -65,7 +66,8 @@ def test_what_it_reports_are_the_errors_of_the_plans_on_the_held_out_quarter():
 def test_a_plan_that_skips_the_start_is_fitted_to_what_suits_the_data(broad):
     process = rd.VP()
     options = {"order": 4, "wants": "v", "startup": False, "first_sigma": 22.0}
-    plan = rd.deis(process, rd.timegrid(process, 5), **options)
+    fractions = torch.tensor([0.243908, 0.193007, 0.199428, 0.198965, 0.164693], dtype=F64)
+    plan = rd.deis(process, grid_of_fractions(process, fractions, process.interval), **options)
     model = wide(plan.process) if broad else narrow(plan.process)
     found = calibrate(
         model, plan, shape=(12 if broad else 3,), samples=96, dtype=F64, budget=60 * 5 + 120,

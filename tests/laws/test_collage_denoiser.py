@@ -20,7 +20,7 @@ from redrift.collage import (
 )  # fmt: skip
 from redrift.denoise import Denoiser, Gaussian, Guided, Wrapper
 from redrift.process import PROCESSES, VP, Blur, timegrid
-from redrift.solvers import Move
+from redrift.solvers import NextState
 
 
 def generator(seed=0):
@@ -290,7 +290,7 @@ class Swap:
         pairs = torch.arange(len(law.mean)).reshape(-1, 2).flip(1).reshape(-1)
         noise = rd.sampling.normal(law.mean.shape, generator, dtype=law.mean.dtype)
         x = law.mean + law.scale.to(noise).reshape(()) * noise
-        return Move(x[pairs], pairs)
+        return NextState(x[pairs], pairs)
 
     def finish(self, x):
         return x[::2]

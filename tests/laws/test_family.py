@@ -238,7 +238,7 @@ def follow_mean(plan, model, z):
             return contextlib.nullcontext(self)
 
         def __call__(self, law, model, wants, *, generator):
-            return rd.solvers.Move(law.mean)
+            return rd.solvers.NextState(law.mean)
 
         def finish(self, x):
             return x

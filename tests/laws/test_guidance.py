@@ -24,7 +24,7 @@ from redrift.guidance import (
     TreeGSD,
     TwistedSMC,
     as_loss,
-    split,
+    equal_segments,
 )
 from tilted import STD, VP, chain, generators, rule, run, selected, toy
 
@@ -235,7 +235,7 @@ def mutating(x):
     return torch.zeros(len(x))
 
 
-PARTS = BySegment(split((1, 1, 8), 2))
+PARTS = BySegment(equal_segments((1, 1, 8), 2))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from redrift.guidance import (
     TreeG,
     TreeGSD,
     as_loss,
-    split,
+    equal_segments,
 )
 from tilted import VP, chain, rule, run, toy
 
@@ -34,7 +34,7 @@ def test_segments_choose_on_their_own_and_reach_what_one_choice_cannot():
 
     plan = chain(30)
     options = dict(shape=(32, 1, 1, 8), dtype=F64, generator=generator(1))
-    segments = split((1, 1, 8), 4)
+    segments = equal_segments((1, 1, 8), 4)
     one = SCG(part, candidates=4)
     many = SCG(part, candidates=4, segments=segments)
     rd.sample(model, plan, policy=one, **options)
@@ -42,12 +42,12 @@ def test_segments_choose_on_their_own_and_reach_what_one_choice_cannot():
     assert float(many.results[-1].loss.mean() / 4) < 0.5 * float(one.results[-1].loss.mean())
     assert segments.masks((1, 1, 8)).sum() == 8
     with pytest.raises(ValueError, match="do not divide"):
-        split((1, 1, 8), 3)
+        equal_segments((1, 1, 8), 3)
 
 
 def test_segments_by_mask_are_those_by_box():
     model = rd.denoise.Gaussian(torch.zeros(1, 1, 8, dtype=F64), 1.0, VP)
-    boxes = split((1, 1, 8), 2)
+    boxes = equal_segments((1, 1, 8), 2)
     x = torch.randn(3, 1, 1, 8, generator=generator(3), dtype=F64)
 
     def total(x):  # what is 0 outside a segment adds nothing
@@ -109,7 +109,7 @@ def test_a_ring_collage_is_guided_by_segment():
 
     plan = chain(30)
     options = dict(shape=(16, *graph.shape), dtype=F64, generator=generator(2))
-    guide = SCG(near_one, candidates=6, segments=split(graph.shape, 4))
+    guide = SCG(near_one, candidates=6, segments=equal_segments(graph.shape, 4))
     x = rd.sample(canvas, plan, policy=guide, **options)
     plain = rd.sample(canvas, plan, **options)
     for s in range(4):

@@ -10,7 +10,7 @@ import redrift as rd
 from problems import F64, Melt, Spring, generator, mixture
 from redrift.denoise import Denoiser, Empirical, Guided, Shared
 from redrift.sampling import Policy, draw
-from redrift.solvers import Move
+from redrift.solvers import NextState
 
 VP = rd.VP()
 
@@ -170,7 +170,7 @@ class Keep:
         if self.reuse:
             self.asked += 1
             prediction = model.ask(x, law.level, wants)[ancestors]
-        return Move(x[ancestors], ancestors, prediction)
+        return NextState(x[ancestors], ancestors, prediction)
 
     def finish(self, x):
         return x[:: self.width]
@@ -188,7 +188,7 @@ class Shuffle:
 
     def __call__(self, law, model, wants, *, generator):
         index = torch.arange(len(law.mean)).roll(-1)
-        return Move(law.mean[index], index)
+        return NextState(law.mean[index], index)
 
     def finish(self, x):
         return x
@@ -225,7 +225,7 @@ def test_ancestors_regather_history_and_conditions():
         coupled = False
 
         def __call__(self, law, model, wants, *, generator):
-            return Move(law.mean)
+            return NextState(law.mean)
 
     still = rd.sample(labelled(), plan, x=x, cond={"shift": shift}, policy=Mean())
     rolled = rd.sample(labelled(), plan, x=x, cond={"shift": shift}, policy=Shuffle())

@@ -59,4 +59,18 @@ BUGS = [
         "state",
         "test_guidance_parts.py::test_a_hard_rule_holds_to_rounding_and_leaves_the_rest",
     ),
+    bug(
+        "an output that is kept in the network's own buffer",
+        "denoise.denoiser:Denoiser._call",
+        "owned(out) if isinstance(out, Tensor) else out",
+        "out",
+        "test_memory.py::test_a_network_may_write_its_output_again_and_on_its_input[one buffer-deis]",
+    ),
+    bug(
+        "an input that is the state itself",
+        "denoise.denoiser:Denoiser._call",
+        "x = x.clone()",
+        "pass",
+        "test_memory.py::test_a_network_may_write_its_output_again_and_on_its_input[in place-deis]",
+    ),
 ]

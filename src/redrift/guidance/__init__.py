@@ -14,7 +14,7 @@ from redrift.guidance.potential import Potential
 from redrift.guidance.presets import SCG, SVDD, BestOfN, FKSteering, TreeG, TreeGSD, TwistedSMC
 from redrift.guidance.proposal import Draws, Twisted
 from redrift.guidance.result import Guidance
-from redrift.guidance.segments import Masks, Segments, split
+from redrift.guidance.segments import Masks, Segments, equal_segments
 from redrift.guidance.selection import Beam, Best, BySegment, Categorical, Resampling
 
 __all__ = [
@@ -44,6 +44,6 @@ __all__ = [
     "Twisted",
     "TwistedSMC",
     "as_loss",
+    "equal_segments",
     "rules",
-    "split",
 ]

@@ -32,7 +32,7 @@ from redrift.guidance.potential import alpha_bar
 from redrift.guidance.proposal import Candidates, Draws, StepProposal
 from redrift.guidance.run import ParticleRun
 from redrift.process import convert
-from redrift.solvers import Law, Move
+from redrift.solvers import NextState, Transition
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Destinations(StepProposal):
         """Return False: the chosen noise drives the step."""
         return False
 
-    def propose(self, run: ParticleRun, law: Law) -> Candidates:
+    def propose(self, run: ParticleRun, law: Transition) -> Candidates:
         """Return the last round's perturbations; at the last step, draws of the law."""
         if law.last or self.candidates == 1:
             return Draws(self.candidates).propose(run, law)
@@ -104,7 +104,7 @@ class Perturbed(NamedTuple):
     """Hold perturbed predictions: their noise (rows * n, ...), and the particles they began with."""
 
     run: ParticleRun
-    law: Law
+    law: Transition
     noise: Tensor
     owner: Tensor
     loss: Tensor
@@ -115,13 +115,15 @@ class Perturbed(NamedTuple):
         nth, rows = nth.to(self.noise.device), rows.to(self.noise.device)
         return self.noise[rows * self.loss.shape[1] + nth], self.owner[rows]
 
-    def take(self, nth: Tensor, rows: Tensor | None = None) -> Move:
+    def take(self, nth: Tensor, rows: Tensor | None = None) -> NextState:
         """Return the step that the chosen noise drives."""
         law, process = self.law, self.run.model.process
         total, owner = self.at(nth, torch.arange(len(nth)) if rows is None else rows)
         own = normal(law.mean.shape, self.run.generator, dtype=total.dtype, device=total.device)
         mixed = own + self.mixing * (_to_sphere(total) - own)
-        return Move(law.mean[owner] + apply(law.scale, _to_sphere(mixed), process.modes), owner)
+        return NextState(
+            law.mean[owner] + apply(law.scale, _to_sphere(mixed), process.modes), owner
+        )
 
 
 def _losses(run: ParticleRun, x: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ from redrift.guidance.result import Guidance
 from redrift.guidance.run import ParticleRun
 from redrift.guidance.selection import Best, BySegment, Resampling, Selection
 from redrift.measure import Weights, resample
-from redrift.solvers import Law, Move
+from redrift.solvers import NextState, Transition
 
 
 class Particles:
@@ -136,7 +136,9 @@ class Particles:
         """Give a run; what it finds is appended to `results` at its end."""
         yield Acting(self)
 
-    def __call__(self, law: Law, model: Denoiser, wants: str, *, generator: Generators) -> Move:
+    def __call__(
+        self, law: Transition, model: Denoiser, wants: str, *, generator: Generators
+    ) -> NextState:
         """Refuse: the states live in a run."""
         raise TypeError("a policy acts in a run: with policy.begin() as run.")
 
@@ -160,13 +162,15 @@ class Acting(ParticleRun):
         """Give another run."""
         yield Acting(self.policy)
 
-    def __call__(self, law: Law, model: Denoiser, wants: str, *, generator: Generators) -> Move:
+    def __call__(
+        self, law: Transition, model: Denoiser, wants: str, *, generator: Generators
+    ) -> NextState:
         """Choose the next states."""
         policy = self.policy
         self.enter(law, model, wants, generator)
         if not self._guided(law, model):
             self.result.evaluations += self.width * (not law.last)
-            return Move(policy.proposal.draw(self, law))
+            return NextState(policy.proposal.draw(self, law))
         candidates = policy.proposal.propose(self, law)
         move = policy.selection.select(self, law, candidates, policy.potential)
         if policy.watch is not None and self.kept is not None:
@@ -175,7 +179,7 @@ class Acting(ParticleRun):
             return move
         return policy.resampling.resample(self, law, move)
 
-    def _guided(self, law: Law, model: Denoiser) -> bool:
+    def _guided(self, law: Transition, model: Denoiser) -> bool:
         share = float(law.start.t) / model.process.horizon
         high, low = (0.0, 1.0) if self.policy.active is None else self.policy.active
         within = low < share <= high or (share <= 0 == low)

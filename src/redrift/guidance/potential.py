@@ -12,7 +12,7 @@ from torch import Tensor
 from redrift._core.errors import choose
 from redrift.guidance.run import ParticleRun
 from redrift.process import Level
-from redrift.solvers import Law
+from redrift.solvers import Transition
 
 Form = Literal["difference", "max", "sum"]
 
@@ -45,7 +45,7 @@ class Potential:
         if not self.tempering >= 0:
             raise ValueError(f"tempering must be at least 0, got {self.tempering}.")
 
-    def __call__(self, run: ParticleRun, law: Law, loss: Tensor) -> Tensor:
+    def __call__(self, run: ParticleRun, law: Transition, loss: Tensor) -> Tensor:
         """Return U (B, K, n) of candidates with losses (B, K, n)."""
         if law.last:
             return self.inverse_temperature * loss

@@ -15,7 +15,7 @@ from redrift._core.rng import normal
 from redrift.guidance.run import ParticleRun
 from redrift.process import convert
 from redrift.sampling import draw
-from redrift.solvers import Law, Move
+from redrift.solvers import NextState, Transition
 
 
 class Candidates(Protocol):
@@ -26,7 +26,7 @@ class Candidates(Protocol):
         """Return their losses (rows, n), or (rows, n, S) for S segments."""
         ...
 
-    def take(self, nth: Tensor, rows: Tensor | None = None) -> Move:
+    def take(self, nth: Tensor, rows: Tensor | None = None) -> NextState:
         """Return the move to the candidates nth (rows,) of their own row, or of the rows named."""
         ...
 
@@ -46,11 +46,11 @@ class StepProposal:
         """Return whether candidates follow the law that weights refer to."""
         return True
 
-    def draw(self, run: ParticleRun, law: Law) -> Tensor:
+    def draw(self, run: ParticleRun, law: Transition) -> Tensor:
         """Return the next states at a step that is not guided."""
         return draw(law, run.model.process, run.generator)
 
-    def propose(self, run: ParticleRun, law: Law) -> Candidates:
+    def propose(self, run: ParticleRun, law: Transition) -> Candidates:
         """Return the candidates of a guided step."""
         raise NotImplementedError
 
@@ -62,12 +62,12 @@ class Drawn(NamedTuple):
     prediction: Tensor | None
     loss: Tensor
 
-    def take(self, nth: Tensor, rows: Tensor | None = None) -> Move:
+    def take(self, nth: Tensor, rows: Tensor | None = None) -> NextState:
         """Return the move to these draws."""
         nth = nth.to(self.x.device)
         index = torch.arange(len(nth), device=nth.device) if rows is None else rows.to(nth.device)
         prediction = None if self.prediction is None else self.prediction[index, nth]
-        return Move(self.x[index, nth], None if rows is None else index, prediction)
+        return NextState(self.x[index, nth], None if rows is None else index, prediction)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Draws(StepProposal):
         """Return whether the noise is the step's own."""
         return self.noise_scale == 1
 
-    def propose(self, run: ParticleRun, law: Law) -> Drawn:
+    def propose(self, run: ParticleRun, law: Transition) -> Drawn:
         """Draw candidates, predict at their own level, and evaluate the rule on them."""
         n, rows, process = self.candidates, len(law.mean), run.model.process
         noise = normal((rows * n, *law.mean.shape[1:]), run.generator, dtype=law.mean.dtype,
@@ -117,7 +117,7 @@ class Draws(StepProposal):
         return Drawn(x, prediction, torch.cat(found, 1).cpu())
 
 
-def _predict(run: ParticleRun, law: Law, chunk: Tensor) -> tuple[Tensor | None, Tensor]:
+def _predict(run: ParticleRun, law: Transition, chunk: Tensor) -> tuple[Tensor | None, Tensor]:
     """Return predictions (rows, m, ...) and clean samples (rows * m, *shape) of states (rows, m, ...)."""
     rows, m = chunk.shape[:2]
     z, model, process = chunk.flatten(0, 1), run.model, run.model.process
@@ -149,19 +149,19 @@ class Twisted(Draws):
     Cost: one evaluation of the plain model at each step, and one of the wrapper's.
     """
 
-    def draw(self, run: ParticleRun, law: Law) -> Tensor:
+    def draw(self, run: ParticleRun, law: Transition) -> Tensor:
         """Return one draw for each particle, and correct its weight."""
         x = super().draw(run, law)
         self._correct(run, law, x)
         return x
 
-    def propose(self, run: ParticleRun, law: Law) -> Drawn:
+    def propose(self, run: ParticleRun, law: Transition) -> Drawn:
         """Return one draw for each particle, and correct its weight."""
         drawn = super().propose(run, law)
         self._correct(run, law, drawn.x[:, 0])
         return drawn
 
-    def _correct(self, run: ParticleRun, law: Law, x: Tensor) -> None:
+    def _correct(self, run: ParticleRun, law: Transition, x: Tensor) -> None:
         """Add the log-ratio of the plain law to the bent one at the moves x to the weights."""
         plain = getattr(run.model, "model", None)
         if plain is None:

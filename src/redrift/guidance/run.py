@@ -14,7 +14,7 @@ from redrift._core.rng import Generators
 from redrift.denoise import Denoiser
 from redrift.guidance.loss import Waiting
 from redrift.guidance.result import Guidance
-from redrift.solvers import Law
+from redrift.solvers import Transition
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ class ParticleRun:
         self.kept: Tensor | None = None
         self.ended = False
 
-    def enter(self, law: Law, model: Denoiser, wants: str, generator: Generators) -> None:
+    def enter(self, law: Transition, model: Denoiser, wants: str, generator: Generators) -> None:
         """Take up a step; the first one sets up the particles."""
         self.model, self.wants, self.generator, self.ended = model, wants, generator, law.last
         if not self.log_w.numel():

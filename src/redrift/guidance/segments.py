@@ -104,7 +104,7 @@ class Masks:
         return lambda: torch.stack([wait() for wait in waiting], 1)
 
 
-def split(shape: Sequence[int], count: int, axis: int = -1) -> Segments:
+def equal_segments(shape: Sequence[int], count: int, axis: int = -1) -> Segments:
     """Cut a canvas into segments of equal length along one axis.
 
     Args:

@@ -17,7 +17,7 @@ from redrift.guidance.run import ParticleRun
 from redrift.guidance.segments import Masks, Segments
 from redrift.measure import Weights, adaptive_resample
 from redrift.measure.resampling import METHODS, check_ess_threshold
-from redrift.solvers import Law, Move
+from redrift.solvers import NextState, Transition
 
 
 class Selection:
@@ -32,8 +32,8 @@ class Selection:
         return loss.submit(x)
 
     def select(
-        self, run: ParticleRun, law: Law, candidates: Candidates, potential: Potential
-    ) -> Move:
+        self, run: ParticleRun, law: Transition, candidates: Candidates, potential: Potential
+    ) -> NextState:
         """Return the move to the states that are chosen."""
         raise NotImplementedError
 
@@ -53,8 +53,8 @@ class Categorical(Selection):
         return choices.drawn(potential, run.generator)
 
     def select(
-        self, run: ParticleRun, law: Law, candidates: Candidates, potential: Potential
-    ) -> Move:
+        self, run: ParticleRun, law: Transition, candidates: Candidates, potential: Potential
+    ) -> NextState:
         """Choose one candidate of each particle."""
         loss = candidates.loss.reshape(*run.log_w.shape, -1)
         U = potential(run, law, loss)
@@ -87,8 +87,8 @@ class Beam(Selection):
     """Keep the K best of the K n candidates of all a sample's particles, without weights."""
 
     def select(
-        self, run: ParticleRun, law: Law, candidates: Candidates, potential: Potential
-    ) -> Move:
+        self, run: ParticleRun, law: Transition, candidates: Candidates, potential: Potential
+    ) -> NextState:
         """Choose the K best candidates of each sample."""
         nth, rows = choices.beam(run, candidates.loss)
         run.kept = candidates.loss[rows, nth].reshape(run.roots.shape)
@@ -112,8 +112,8 @@ class BySegment(Selection):
         return self.segments.submit(loss, x)
 
     def select(
-        self, run: ParticleRun, law: Law, candidates: Candidates, potential: Potential
-    ) -> Move:
+        self, run: ParticleRun, law: Transition, candidates: Candidates, potential: Potential
+    ) -> NextState:
         """Choose one candidate for each segment."""
         if run.model.process.modes:
             raise ValueError("segments need a state of sites; this process acts on frequencies.")
@@ -131,7 +131,7 @@ class BySegment(Selection):
         run.kept = loss.amin(1).sum(1, keepdim=True)
         run.result.evaluations += not law.last
         alone = candidates.prediction is not None and n == 1
-        return Move(x, None, candidates.prediction[:, 0] if alone else None)  # pyright: ignore
+        return NextState(x, None, candidates.prediction[:, 0] if alone else None)  # pyright: ignore
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Resampling:
         check_ess_threshold(self.ess_threshold)
         choose("method", self.method, METHODS)
 
-    def resample(self, run: ParticleRun, law: Law, move: Move) -> Move:
+    def resample(self, run: ParticleRun, law: Transition, move: NextState) -> NextState:
         """Return a move, its particles resampled; those of the last step are left with their weights."""
         B, K = run.log_w.shape
         run.result.ess.append((law.step, float(Weights(run.log_w).ess.mean())))
@@ -167,4 +167,4 @@ class Resampling:
         run.take(index)
         index = index.to(move.x.device)
         prediction = None if move.prediction is None else move.prediction[index]
-        return Move(move.x[index], index, prediction)
+        return NextState(move.x[index], index, prediction)

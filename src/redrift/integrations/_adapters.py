@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from redrift.denoise import Denoiser, Guided
-from redrift.integrations._laws import Law, check_class, law_of
+from redrift.integrations._laws import HostLaw, check_class, law_of
 from redrift.integrations._words import complete
 
 Call = Callable[..., Tensor]
@@ -134,7 +134,7 @@ def denoiser(
     return Guided(model, guidance, _null(pipe, net, negative_prompt, options))
 
 
-def _law(scheduler: Any) -> Law:  # noqa: ANN401
+def _law(scheduler: Any) -> HostLaw:  # noqa: ANN401
     """Return the law of a scheduler or its configuration."""
     given = isinstance(scheduler, Mapping)
     config = scheduler if given else scheduler.config

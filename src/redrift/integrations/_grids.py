@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from redrift._core.errors import choose
-from redrift.integrations._laws import Law
+from redrift.integrations._laws import HostLaw
 from redrift.process import Level
 from redrift.solvers import SOLVERS, CleanEnd, Plan, plan_for, plan_on
 from redrift.solvers.ends import clean_end
@@ -35,7 +35,7 @@ class Grids:
     """
 
     config: Mapping[str, Any]
-    law: Law
+    law: HostLaw
     mu: float | None
 
     @property

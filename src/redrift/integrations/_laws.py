@@ -91,7 +91,7 @@ _BARE = {
 
 
 @dataclass(frozen=True)
-class Law:
+class HostLaw:
     """A host's law.
 
     Attributes:
@@ -134,7 +134,7 @@ def check_class(config: Mapping[str, Any], name: str | None = None) -> None:
         raise ValueError(f"PlanScheduler cannot stand for {name}: {_OTHER}.")
 
 
-def law_of(config: Mapping[str, Any]) -> Law:
+def law_of(config: Mapping[str, Any]) -> HostLaw:
     """Return the law of a complete configuration.
 
     Raises:
@@ -145,19 +145,23 @@ def law_of(config: Mapping[str, Any]) -> Law:
     if predicts == "flow":
         count = float(config["num_train_timesteps"])
         if config.get("invert_sigmas"):
-            return Law(Flow(), "flow", lambda t: (1 - t) * count, lambda s: 1 - s / count, -1.0)
-        return Law(Flow(), "flow", lambda t: t * count, lambda s: s / count)
+            return HostLaw(
+                Flow(), "flow", lambda t: (1 - t) * count, lambda s: 1 - s / count, -1.0
+            )
+        return HostLaw(Flow(), "flow", lambda t: t * count, lambda s: s / count)
     if config.get("timestep_type") == "continuous" and predicts == "v":
         return _continuous(float(config["sigma_min"]), float(config["sigma_max"]))
     process = TableProcess(tuple(alpha_bar_of(config, predicts).tolist()))
-    return Law(process, predicts, lambda t: t, lambda s: s)
+    return HostLaw(process, predicts, lambda t: t, lambda s: s)
 
 
-def _continuous(low: float, high: float) -> Law:
+def _continuous(low: float, high: float) -> HostLaw:
     """Return the law of Stable Video Diffusion: a quarter of log sigma is told, v predicted."""
     sigma = torch.logspace(math.log10(low), math.log10(high), _CONTINUOUS, dtype=torch.float64)
     process = TableProcess(tuple((1 / (1 + sigma**2)).tolist()))
-    return Law(process, "v", lambda t: -process.clock(t) / 4, lambda s: process.unclock(-4 * s))
+    return HostLaw(
+        process, "v", lambda t: -process.clock(t) / 4, lambda s: process.unclock(-4 * s)
+    )
 
 
 def prediction_of(config: Mapping[str, Any]) -> str:

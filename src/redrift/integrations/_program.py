@@ -24,15 +24,14 @@ from redrift.process import Level, Process
 from redrift.process.base import Wants
 from redrift.process.convert import mix
 from redrift.solvers import FirstEvaluation, Plan, Row, StartUp
-from redrift.solvers.loop import Ask, Law, walk
-from redrift.solvers.loop import Move as NextState
+from redrift.solvers.loop import Ask, NextState, Transition, walk
 from redrift.solvers.multistep import single
 
 Noise = Callable[[Tensor], Tensor]
 _STATE = -1  # slot of the state at the start of the row; predictions have the index of their ask
 
 
-class Move(NamedTuple):
+class Combination(NamedTuple):
     """One linear combination.
 
     Attributes:
@@ -63,7 +62,7 @@ class Instruction:
     level: Level
     fresh: bool
     ratio: float | None
-    moves: tuple[Move, ...]
+    moves: tuple[Combination, ...]
     forget: tuple[int, ...]
     lasts: bool
 
@@ -154,7 +153,7 @@ class Program:
         return result
 
     @staticmethod
-    def _combine(move: Move, run: Run) -> Tensor:
+    def _combine(move: Combination, run: Run) -> Tensor:
         (first, weight), *rest = move.weights
         state = run.state
         assert state is not None
@@ -201,7 +200,7 @@ def compile_plan(plan: Plan, predicts: str, rows: Sequence[Row] | None = None) -
 class _Recorder:
     """Walks rows with slots in place of states, and writes down every sum.
 
-    A state is the slot of a prediction, the index of its evaluation, or a `Move` that the host's next
+    A state is the slot of a prediction, the index of its evaluation, or a `Combination` that the host's next
     state is made of.
     """
 
@@ -210,7 +209,7 @@ class _Recorder:
         self.levels: list[Level] = []
         self.pairs: list[tuple[float, float]] = []
         self.fresh: list[bool] = []
-        self.moves: list[list[Move]] = []
+        self.moves: list[list[Combination]] = []
         self.state: Any = _STATE
 
     def record(self, rows: Sequence[Row], history: int) -> None:
@@ -234,7 +233,7 @@ class _Recorder:
         self.moves.append([])
         return len(self.levels) - 1
 
-    def _draw(self, law: Law) -> NextState:
+    def _draw(self, law: Transition) -> NextState:
         move: Any = law.mean
         return NextState(move._replace(noise=float(law.scale)))
 
@@ -242,7 +241,7 @@ class _Recorder:
         self.state = state
         self.moves[-1].append(state._replace(state=True))
 
-    def _sum(self, terms: Iterable[tuple[Any, Any]], modes: tuple[int, ...] = ()) -> Move:
+    def _sum(self, terms: Iterable[tuple[Any, Any]], modes: tuple[int, ...] = ()) -> Combination:
         """Return the combination, of the row's first state and earlier predictions."""
         weights: list[tuple[int, float]] = []
         for weight, slot in terms:
@@ -254,7 +253,7 @@ class _Recorder:
                 P, Q = self.pairs[slot]
                 weights.append((slot, float(weight) * (P or Q)))
         kept = tuple((slot, weight) for slot, weight in weights if weight)
-        return Move(kept or tuple(weights[:1]), 0.0, False)
+        return Combination(kept or tuple(weights[:1]), 0.0, False)
 
     def instructions(self) -> Iterator[Instruction]:
         """Put the parts together, and say when each prediction is no longer needed."""

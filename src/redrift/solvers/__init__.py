@@ -10,7 +10,7 @@ from redrift.solvers.first import FirstEvaluation
 from redrift.solvers.gddim import gddim
 from redrift.solvers.langevin import langevin_corrected
 from redrift.solvers.layers import Layer, layer
-from redrift.solvers.loop import Ask, Law, Move, walk
+from redrift.solvers.loop import Ask, NextState, Transition, walk
 from redrift.solvers.multistep import ddim, deis
 from redrift.solvers.plan import Plan
 from redrift.solvers.registry import SOLVERS, register, solver
@@ -24,14 +24,14 @@ __all__ = [
     "Ask",
     "CleanEnd",
     "FirstEvaluation",
-    "Law",
     "Layer",
     "LowerLast",
-    "Move",
+    "NextState",
     "Plan",
     "Row",
     "Rule",
     "StartUp",
+    "Transition",
     "UniC",
     "best_plan",
     "ddim",

@@ -26,6 +26,7 @@ import torch
 
 from redrift._core.errors import whole
 from redrift.process import Process, ScalarProcess, timegrid
+from redrift.process.grids import vp_time
 from redrift.solvers.ends import End
 from redrift.solvers.fractions import grid_of_fractions
 from redrift.solvers.multistep import deis
@@ -34,6 +35,8 @@ from redrift.solvers.registry import solver
 
 # sigma / alpha at both ends of the fitted grids
 _RANGES = {"vp": (150.0, 0.01), "edm": (80.0, 0.002), "latent": (14.6, 0.03)}
+_NEAR = 0.7  # of log-SNR: a start that is as near to the top has the whole grid
+_REST = 20  # budget whose curve tells how many steps lie above a start
 _TOP = {"vp": 150.0, "edm": 80.0, "latent": 50.0}  # where their runs start at most
 
 
@@ -82,9 +85,20 @@ def best_plan(
     loudest = _TOP[kind]
     if start is None and levels[0] > loudest:
         first = float(process.unclock(torch.tensor(-math.log(loudest), dtype=torch.float64)))
-    method, covered = _between(_fitted()[kind], budget)
+    passed = 0.0 if start is None else _passed(process, first, last, _RANGES[kind])
+    method, covered = _between(_fitted()[kind], budget, passed)
     times = grid_of_fractions(process, torch.from_numpy(np.diff(covered)), (first, last))
     return deis(process, times, variable="softlog", startup=False, end=end, **method)
+
+
+def _passed(process: ScalarProcess, first: float, last: float, ends: tuple[float, float]) -> float:
+    """Return the share of the fitted coordinate that lies above a start; none where it is near the top."""
+    top = -torch.tensor(ends[0], dtype=torch.float64).log()
+    clocks = process.clock(torch.tensor([first, last], dtype=torch.float64))
+    if float(clocks[0] - top) < _NEAR:
+        return 0.0
+    root, begun, ended = vp_time(torch.stack((top, *clocks))).sqrt().tolist()
+    return min((root - begun) / (root - ended), 1 - 1e-6)
 
 
 def best_method(steps: int) -> dict[str, Any]:
@@ -98,13 +112,35 @@ def _distance(levels: list[float], fitted: tuple[float, float]) -> float:
     return abs(math.log(top / fitted[0])) + abs(math.log(bottom / fitted[1]))
 
 
-def _between(table: dict[str, dict[str, Any]], budget: int) -> tuple[dict[str, Any], Any]:
+def _between(
+    table: dict[str, dict[str, Any]], budget: int, passed: float = 0.0
+) -> tuple[dict[str, Any], Any]:
     """Return the method and the covered share of the coordinate at each node.
 
     The fitted curves, share covered against share of steps taken, are mixed linearly in the log of the
     budget; where the methods differ, the lower budget's row serves up to the higher one, and outside the
-    fitted budgets the nearest serve.
+    fitted budgets the nearest serve. Where a share of the coordinate has been passed, the rest of the
+    curve of a longer run serves.
     """
+    share = 0.0
+    if passed:
+        fine = np.linspace(0, 1, 1001)
+        curve = monotone_curve(table[str(_REST)]["fractions"], fine)
+        share = float(np.interp(passed, curve, fine))
+    length = max(round(budget / (1 - share)), budget) if share < 1 else budget
+    method, covered = _mixed(table, min(length, 10 * budget), np.linspace(share, 1, budget + 1))
+    covered = (covered - covered[0]) / (covered[-1] - covered[0])
+    covered[0], covered[-1] = 0.0, 1.0
+    method["order"] = min(method["order"], budget)
+    return method, covered
+
+
+def _mixed(
+    table: dict[str, dict[str, Any]],
+    budget: int,
+    u: Any,  # noqa: ANN401
+) -> tuple[dict[str, Any], Any]:
+    """Return the method of a budget and its curve at shares u of the steps."""
     known = sorted(int(key) for key in table)
     below = max((n for n in known if n <= budget), default=known[0])
     above = min((n for n in known if n >= budget), default=known[-1])
@@ -114,13 +150,9 @@ def _between(table: dict[str, dict[str, Any]], budget: int) -> tuple[dict[str, A
     )
     if method != other:
         above = below
-    u = np.linspace(0, 1, budget + 1)
     curves = [monotone_curve(table[str(n)]["fractions"], u) for n in (below, above)]
     mix = 0.0 if above == below else math.log(budget / below) / math.log(above / below)
-    covered = (1 - mix) * curves[0] + mix * curves[1]
-    covered[0], covered[-1] = 0.0, 1.0
-    method["order"] = min(method["order"], budget)
-    return method, covered
+    return method, (1 - mix) * curves[0] + mix * curves[1]
 
 
 def monotone_curve(fractions: list[float], u: Any) -> Any:  # noqa: ANN401

@@ -25,7 +25,7 @@ class Ask(NamedTuple):
     level: Level
 
 
-class Law(NamedTuple):
+class Transition(NamedTuple):
     """A stochastic step's law: the next state is N(mean, scale scale^T) at `level`.
 
     `gain` is the table of the mean on `prediction`, the newest of the step's own. The `last` one's
@@ -43,8 +43,8 @@ class Law(NamedTuple):
     gain: Tensor | None = None
 
 
-class Move(NamedTuple):
-    """A policy's answer to a `Law`.
+class NextState(NamedTuple):
+    """A policy's answer to a `Transition`.
 
     Attributes:
         x: next state, already gathered.
@@ -66,7 +66,7 @@ def walk(
     past: Sequence[Tensor] = (),
     done: Callable[[int, Row, Tensor], None] | None = None,
     add: Callable[..., Any] = combine,
-) -> Generator[Ask | Law, Tensor | Move, Tensor]:
+) -> Generator[Ask | Transition, Tensor | NextState, Tensor]:
     """Walk the rows from z, asking for predictions and, where a row has noise, for a draw.
 
     Args:
@@ -79,7 +79,7 @@ def walk(
         add: sums tables times states, as `combine` does; a compiler sums symbols instead.
 
     Yields:
-        `Ask`, answered by the prediction, or `Law`, answered by a `Move`.
+        `Ask`, answered by the prediction, or `Transition`, answered by a `NextState`.
 
     Returns:
         the state after the last row.
@@ -96,8 +96,8 @@ def walk(
         else:
             known = own[-1] if own else None
             gain = row.C[-1][len(own) - 1] if own else None
-            move = yield Law(index, row.start, row.end, z, mean, row.B, known, last, gain)
-            assert isinstance(move, Move)
+            move = yield Transition(index, row.start, row.end, z, mean, row.B, known, last, gain)
+            assert isinstance(move, NextState)
             z, ready = move.x, move.prediction
             if move.ancestors is not None:
                 memory = [e[move.ancestors] for e in memory]
@@ -141,7 +141,7 @@ def stages(
 
 
 def answered(
-    steps: Generator[Ask | Law, Any, Answered], predict: Callable[[Tensor, Level], Tensor]
+    steps: Generator[Ask | Transition, Any, Answered], predict: Callable[[Tensor, Level], Tensor]
 ) -> Answered:
     """Answer every request of a deterministic walk by a prediction; return what it returns."""
     try:

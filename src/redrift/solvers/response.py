@@ -16,7 +16,7 @@ from redrift.process import Level, Process
 from redrift.process.base import Wants
 from redrift.process.convert import mix
 from redrift.solvers.coefficients import require_scalar
-from redrift.solvers.loop import Ask, Move, walk
+from redrift.solvers.loop import Ask, NextState, walk
 from redrift.solvers.row import Row
 
 
@@ -44,7 +44,7 @@ def responses(
             P, Q = mix(process, request.level, predicts, wants)
             answer = P * request.z + Q * output
         else:
-            answer = Move(request.mean)
+            answer = NextState(request.mean)
         try:
             request = steps.send(answer)
         except StopIteration as stop:
