@@ -227,7 +227,7 @@ def classes_of(process, seed, std, components=6, dim=4):
 
 
 # Many narrow classes far apart under scales of 7.5 and more send single samples away in few steps: held
-# against DDIM are three classes at all scales (from 12 evaluations on at 7.5 and 16), and six at scales up to 3.
+# against DDIM are three classes at all scales (from 12 evaluations on at 7.5 and 16), and six up to 3.
 GUIDED = [(3, 2, 0.2, scale) for scale in (1.5, 3.0, 7.5, 16.0)]
 GUIDED += [(6, 4, std, scale) for std in (0.1, 0.25) for scale in (1.5, 3.0)]
 
