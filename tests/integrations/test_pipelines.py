@@ -10,6 +10,7 @@ from PIL import Image
 
 import redrift as rd
 from redrift.integrations.diffusers import PlanScheduler, decode, denoiser, prompt
+from redrift.solvers import UniC, layer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SOLVERS = (
@@ -92,9 +93,9 @@ def test_the_corrected_default_plan_of_many_steps_runs_whole_and_from_its_middle
     pipe = tiny.build(tiny.ddpm)
     pipe.scheduler = PlanScheduler.from_config(pipe.scheduler.config, solver="best")
     seen, calls = spied(pipe.scheduler), count(pipe)
-    run(pipe, 24, batch_size=2)
-    assert pipe.scheduler.plan.rule.corrector
-    assert calls[0] == 24
+    run(pipe, 32, batch_size=2)
+    assert layer(pipe.scheduler.plan.rule, UniC) is not None
+    assert calls[0] == 32
     start, end = seen
     x = rd.sample(denoiser(pipe), pipe.scheduler.plan, x=start)
     assert (x - end).abs().max() < 2e-5 * end.abs().max()

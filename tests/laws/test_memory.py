@@ -6,7 +6,6 @@ import torch
 import redrift as rd
 from problems import generator
 from redrift.denoise.memory import owned
-from redrift.integrations.diffusers import PlanScheduler
 from redrift.solvers import SOLVERS
 
 PROCESS = rd.VP()
@@ -91,23 +90,3 @@ def test_a_network_that_writes_on_its_input_later_only_is_refused():
 
     with pytest.raises(ValueError, match="wrote on its input"):
         samples(net, rd.plan_for(PROCESS, 6, solver="deis"), shape=(4, 2))
-
-
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("solver", ["best", "deis", "heun", "res", "ipndm", "dpmpp"])
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_a_host_may_hand_over_the_same_memory_again(solver, prediction, count):
-    def run(buffers):
-        scheduler = PlanScheduler(solver=solver, prediction_type=prediction)
-        scheduler.set_timesteps(9)
-        x = torch.randn(4, 2, generator=generator())
-        latents = x.clone()
-        for i, t in enumerate(scheduler.timesteps):
-            out = plain(latents, t.reshape(1) / 1000)
-            if buffers:
-                out = buffers[i % len(buffers)].copy_(out)
-            latents_next = scheduler.step(out, t, latents).prev_sample
-            latents = latents.copy_(latents_next) if buffers else latents_next
-        return latents
-
-    assert torch.equal(run([]), run([torch.empty(4, 2) for _ in range(count)]))
