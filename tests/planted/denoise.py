@@ -64,13 +64,13 @@ BUGS = [
         "denoise.denoiser:Denoiser._call",
         "owned(out) if isinstance(out, Tensor) else out",
         "out",
-        "test_memory.py::test_a_network_may_write_its_output_again_and_on_its_input[one buffer-deis]",
+        "test_memory.py::test_a_network_may_write_its_output_again_and_on_its_input[deis-one buffer]",
     ),
     bug(
         "an input that is the state itself",
         "denoise.denoiser:Denoiser._call",
         "x = x.clone()",
         "pass",
-        "test_memory.py::test_a_network_may_write_its_output_again_and_on_its_input[in place-deis]",
+        "test_memory.py::test_a_network_may_write_its_output_again_and_on_its_input[deis-in place]",
     ),
 ]
