@@ -150,6 +150,7 @@ def sample(
         >>> sample(model, deis(VP(), timegrid(VP(), 10)), shape=(4, 2)).shape
         torch.Size([4, 2])
     """
+    _check_types(model, plan, generator)
     if not model.process.agrees(plan.process):
         raise ValueError(
             f"the model's process is {model.process} and the plan's is {plan.process}; build the "
@@ -191,6 +192,33 @@ def sample(
             parts.append(_run(model, plan, block, part, policy, pick, callback, tick, tol))
     out = torch.cat(parts)
     return out if return_state and plan.process.k > 1 else plan.process.data(out)
+
+
+def _check_types(model: Any, plan: Any, generator: Any) -> None:  # noqa: ANN401
+    """Refuse what is easily taken for a denoiser, a plan or a generator.
+
+    Raises:
+        TypeError: naming what came and how to make what is expected.
+    """
+    if not isinstance(model, Denoiser):
+        raise TypeError(
+            f"model must be a Denoiser, got {type(model).__name__}: wrap a network as rd.Denoiser(net, "
+            'process, predicts="eps"), which says its noise and its prediction.'
+        )
+    if not isinstance(plan, Plan):
+        raise TypeError(
+            f"plan must be a Plan, got {type(plan).__name__}: make one with rd.best_plan(model.process, 10)."
+        )
+    several = isinstance(generator, Sequence) and not isinstance(generator, (str, bytes))
+    if any(
+        not isinstance(g, torch.Generator)
+        for g in (generator if several else [generator])
+        if g is not None
+    ):
+        raise TypeError(
+            f"generator must be a torch.Generator, a list of them or None, got {generator!r}: use "
+            "torch.Generator().manual_seed(0)."
+        )
 
 
 def _splits(value: Any, batch: int) -> bool:  # noqa: ANN401

@@ -391,3 +391,25 @@ def test_generator_is_the_last_argument_of_every_public_function():
         if inspect.isfunction(function):
             names = list(inspect.signature(function).parameters)
             assert "generator" not in names or names[-1] == "generator", name
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m, p: dict(model=torch.nn.Linear(2, 2), plan=p), "wrap a network as rd.Denoiser"),
+        (lambda m, p: dict(model=m, plan=p.times), "plan must be a Plan, got Tensor"),
+        (lambda m, p: dict(model=m, plan=p, generator=0), "generator must be a torch.Generator"),
+        (lambda m, p: dict(model=m, plan=p, generator=[1]), "generator must be a torch.Generator"),
+    ],
+)
+def test_what_is_taken_for_something_else_is_refused_with_the_way_out(change, message):
+    model = rd.denoise.Gaussian(torch.zeros(2), 1.0, rd.VP())
+    with pytest.raises(TypeError, match=message):
+        rd.sample(**change(model, rd.best_plan(rd.VP(), 4)), shape=(2, 2))
+
+
+def test_heun_says_what_it_needs_for_a_budget_of_one():
+    with pytest.raises(
+        ValueError, match="heun needs at least 2 evaluations before its end, got 0"
+    ):
+        rd.plan_for(rd.VP(), 1, solver="heun")

@@ -67,7 +67,7 @@ def plan_for(
     end = options.get("end", facts.end)
     budget = evaluations if end == "min" else evaluations - 1
     _give_order(solver, order, max(budget, 1), options)
-    steps = _steps(solver, budget, options) if budget else 0
+    steps = _steps(solver, budget, options) if budget or not facts.remainder else 0
     grid = timegrid(process, steps + (end == "zero"), spacing, start=start, stop=stop)
     return facts.build(process, grid, **options)
 
@@ -140,7 +140,8 @@ def _shorter(solver: str, steps: int, left: int, stages: int, options: dict[str,
     facts = SOLVERS[solver]
     if not facts.remainder:
         raise ValueError(
-            f"{solver} needs at least {stages} evaluations before its end, got {left}."
+            f"{solver} needs at least {stages} evaluations before its end, got {left}: use "
+            "solver='ddim' for fewer."
         )
     if not steps and "order" not in options:
         raise ValueError(f"{solver} needs at least {stages} evaluations, got {left}.")
