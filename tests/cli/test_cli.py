@@ -28,7 +28,7 @@ def figures(*arguments):
 def test_sample_writes_a_picture_tensors_and_figures(tmp_path):
     picture, tensors = tmp_path / "grid.png", tmp_path / "x.safetensors"
     found = figures(
-        "sample", "digits", "--solver", "res", "--order", 3, "--steps", 9, "--n", 6, "--seed", 0,
+        "sample", "digits", "--solver", "res", "--order", 3, "--evaluations", 9, "--n", 6, "--seed", 0,
         "--label", 3, "--guidance", 2, "--out", picture, "--save", tensors, "--reference", 40,
     )  # fmt: skip
     assert found["evaluations"] == 9
@@ -40,7 +40,7 @@ def test_sample_writes_a_picture_tensors_and_figures(tmp_path):
     x = load_file(tensors)["samples"]
     # a sample does not depend on how many are drawn, nor on the batch
     again = tmp_path / "y.safetensors"
-    run("sample", "digits", "--solver", "res", "--order", 3, "--steps", 9, "--n", 2, "--seed", 0,
+    run("sample", "digits", "--solver", "res", "--order", 3, "--evaluations", 9, "--n", 2, "--seed", 0,
         "--label", 3, "--guidance", 2, "--save", again, "--batch-size", 1)  # fmt: skip
     assert torch.allclose(load_file(again)["samples"], x[:2], atol=1e-5)
     with Image.open(picture) as image:
@@ -51,22 +51,22 @@ def test_sample_writes_a_picture_tensors_and_figures(tmp_path):
 
 def test_a_drawn_seed_is_reported_and_reproduces(tmp_path):
     one, two = tmp_path / "1.safetensors", tmp_path / "2.safetensors"
-    seed = figures("sample", "digits", "--steps", 3, "--n", 1, "--save", one)["seed"]
-    figures("sample", "digits", "--steps", 3, "--n", 1, "--save", two, "--seed", seed)
+    seed = figures("sample", "digits", "--evaluations", 3, "--n", 1, "--save", one)["seed"]
+    figures("sample", "digits", "--evaluations", 3, "--n", 1, "--save", two, "--seed", seed)
     assert torch.equal(load_file(one)["samples"], load_file(two)["samples"])
 
 
 def test_a_saved_model_is_a_model(tmp_path):
     model, path = pretrained("digits"), tmp_path / "own.safetensors"
     save(model, path)
-    ours = figures("sample", path, "--steps", 2, "--n", 1, "--seed", 1)
+    ours = figures("sample", path, "--evaluations", 2, "--n", 1, "--seed", 1)
     assert ours["evaluations"] == 2
 
 
 def test_plan_shows_the_table_and_saves_it(tmp_path):
     path = tmp_path / "plan.json"
     found = figures(
-        "plan", "digits", "--solver", "res", "--order", 3, "--steps", 7, "--save", path
+        "plan", "digits", "--solver", "res", "--order", 3, "--evaluations", 7, "--save", path
     )
     assert found["evaluations"] == 7
     assert [len(row["asks"]) for row in found["rows"]] == [1, 3, 3]
@@ -96,12 +96,17 @@ def test_demo_prints_the_errors_and_draws(tmp_path):
         (["sample", "digits", "--solver", "dies"], "Did you mean 'deis'"),
         (["sample", "digits", "--spacing", "quadratc"], "Did you mean 'quadratic'"),
         (["sample", "digits", "--n", "0"], "n must be at least 1"),
-        (["sample", "digits", "--steps", "0"], "evaluations must be at least 1"),
-        (["sample", "digits", "--steps", "2", "--order", "3"], "needs at least 3 evaluations"),
+        (["sample", "digits", "--evaluations", "0"], "evaluations must be at least 1"),
+        (["sample", "digits", "--steps", "9"], "--evaluations 9"),
+        (["plan", "digits", "--steps", "9"], "--evaluations 9"),
+        (
+            ["sample", "digits", "--evaluations", "2", "--order", "3"],
+            "needs at least 3 evaluations",
+        ),
         (["sample", "digits", "--label", "10"], "at most 9"),
         (["sample", "digits", "--guidance", "2"], "give --label too"),
         (["sample", "digits", "--out", "no/such/folder/x.png"], "does not exist"),
-        (["sample", "digits", "--steps", "2", "--n", "1", "--out", "x.doc"], "use .png"),
+        (["sample", "digits", "--evaluations", "2", "--n", "1", "--out", "x.doc"], "use .png"),
         (["sample", "digits", "--device", "nonsense"], "device 'nonsense' cannot be used"),
         (["plan", "digits", "--order", "9"], "at most"),
         (["sample", "digits", "--json", "no/such/folder/x.json"], "does not exist"),

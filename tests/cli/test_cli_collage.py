@@ -36,7 +36,7 @@ def figures(*arguments):
 )
 def test_every_layout_writes_its_picture_unscaled(options, shape, size, tmp_path):
     picture, tensors = tmp_path / "x.png", tmp_path / "x.safetensors"
-    found = figures("digits", *options, "--steps", 3, "--seed", 0, "--out", picture,
+    found = figures("digits", *options, "--evaluations", 3, "--seed", 0, "--out", picture,
                     "--save", tensors)  # fmt: skip
     assert found["shape"] == shape
     assert found["evaluations"] == 3
@@ -52,19 +52,19 @@ def test_every_layout_writes_its_picture_unscaled(options, shape, size, tmp_path
 
 def test_compare_shows_three_schemes_from_one_noise_and_their_seams(tmp_path):
     picture = tmp_path / "x.png"
-    found = figures("digits", "--count", 7, "--label", "3,8", "--steps", 10, "--seed", 1,
+    found = figures("digits", "--count", 7, "--label", "3,8", "--evaluations", 10, "--seed", 1,
                     "--compare", "--out", picture)  # fmt: skip
     ratio = found["seam_ratio"]
     assert list(ratio) == ["independent", "average", "kikuchi"]
     assert ratio["independent"] > 1.5 * ratio["kikuchi"]
     with Image.open(picture) as image:
         assert image.width > 7 * 4
-    alone = figures("digits", "--count", 7, "--label", "3,8", "--steps", 10, "--seed", 1)
+    alone = figures("digits", "--count", 7, "--label", "3,8", "--evaluations", 10, "--seed", 1)
     assert alone["seam_ratio"]["kikuchi"] == ratio["kikuchi"]
 
 
 def test_correctors_and_micro_batches_are_options():
-    found = figures("digits", "--count", 3, "--steps", 4, "--correctors", 2, "--max-batch", 1,
+    found = figures("digits", "--count", 3, "--evaluations", 4, "--correctors", 2, "--max-batch", 1,
                     "--label", "3", "--guidance", 2, "--seed", 0)  # fmt: skip
     assert found["evaluations"] == 12
     assert "2 correctors" in found["plan"]
@@ -87,7 +87,7 @@ def test_correctors_and_micro_batches_are_options():
         (["digits", "--counting", "kikuch"], "Did you mean 'kikuchi'"),
         (["digits", "--correctors", "-1"], "steps must be at least 0"),
         (["digits", "--out", "no/such/folder/x.png"], "does not exist"),
-        (["digits", "--steps", "2", "--count", "2", "--out", "x.doc"], "use .png"),
+        (["digits", "--evaluations", "2", "--count", "2", "--out", "x.doc"], "use .png"),
         (["digits-cld", "--layout", "chain", "--count", "2", "--max-batch", "0"], "at least 1"),
         (["digits-blur", "--count", "2"], "give the canvas's own as process="),
     ],

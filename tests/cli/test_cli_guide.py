@@ -14,7 +14,7 @@ from redrift.cli.guide import METHODS, RULES, find_rule, noisy_plan
 from redrift.cli.pictures import grid
 
 RUN = CliRunner()
-QUICK = ("--steps", 12, "--candidates", 4, "--n", 6, "--seed", 0)
+QUICK = ("--evaluations", 12, "--candidates", 4, "--n", 6, "--seed", 0)
 
 RULE = """
 import torch
@@ -157,7 +157,7 @@ def test_a_function_of_ones_own_is_a_rule(rules):
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_two(arguments, message, rules):
-    result = run(*arguments[:1], "--steps", 4, "--n", 2, *arguments[1:])
+    result = run(*arguments[:1], "--evaluations", 4, "--n", 2, *arguments[1:])
     assert result.exit_code == 2, result.output
     assert message in " ".join(result.output.split())
     assert "Traceback" not in result.output

@@ -11,6 +11,7 @@ from rich.table import Table
 from redrift import __version__
 from redrift.cli import demo as demos
 from redrift.cli import sampling
+from redrift.cli.budget import Evaluations, NoSteps
 from redrift.cli.calibrate import calibrate
 from redrift.cli.collage import collage
 from redrift.cli.density import density
@@ -32,7 +33,6 @@ Solver = Annotated[
     str | None, typer.Option(help=f"One of {', '.join(SOLVERS)}; rd.best_plan's choice if absent.")
 ]
 Order = Annotated[int | None, typer.Option(help="Order of the solver; its default if absent.")]
-Steps = Annotated[int, typer.Option(help="Budget: network evaluations at most, stages included.")]
 Spacing = Annotated[
     str | None, typer.Option(help=f"Time grid: {', '.join(SPACINGS)}; the process's if absent.")
 ]
@@ -45,7 +45,8 @@ Out = Annotated[
 @plainly
 def sample(
     model: Model,
-    steps: Steps = 10,
+    evaluations: Evaluations = 10,
+    steps: NoSteps = None,
     solver: Solver = None,
     order: Order = None,
     spacing: Spacing = None,
@@ -79,11 +80,11 @@ def sample(
 ) -> None:
     """Sample a model.
 
-    Example: redrift sample digits --solver res --order 3 --steps 9 --n 64 --label 3 --out grid.png
+    Example: redrift sample digits --solver res --order 3 --evaluations 9 --n 64 --label 3 --out grid.png
     """
     report = Report(json, seed, threads, device, (out, save))
     sampling.run(
-        report, model, steps=steps, solver=solver, order=order, spacing=spacing, n=n, label=label,
+        report, model, evaluations=evaluations, solver=solver, order=order, spacing=spacing, n=n, label=label,
         guidance=guidance, batch_size=batch_size, tol=tol, plan_file=plan,
         reference=reference, out=out, save=save,
     )  # fmt: skip
@@ -119,7 +120,8 @@ def plan(
     model: Annotated[
         str, typer.Argument(help="A shipped model's name or a model file.")
     ] = "digits",
-    steps: Steps = 10,
+    evaluations: Evaluations = 10,
+    steps: NoSteps = None,
     solver: Solver = None,
     order: Order = None,
     spacing: Spacing = None,
@@ -131,11 +133,11 @@ def plan(
 ) -> None:
     """Show a plan's times, evaluations and coefficients.
 
-    Example: redrift plan digits --solver res --order 3 --steps 9
+    Example: redrift plan digits --solver res --order 3 --evaluations 9
     """
     report = Report(json, seed, threads, device, (save,))
     process = sampling.open_model(model).process
-    made = plan_for(process, steps, solver=solver, order=order, spacing=spacing)
+    made = plan_for(process, evaluations, solver=solver, order=order, spacing=spacing)
     report.print(str(made))
     table = Table("step", "from", "to", "asked at", "on the state", "on predictions")
     rows = []

@@ -13,6 +13,7 @@ from redrift._core.files import write_atomically
 from redrift._core.optional import need
 from redrift.calibration import Calibration
 from redrift.calibration import calibrate as fit
+from redrift.cli.budget import Evaluations, NoSteps
 from redrift.cli.report import Device, Json, Model, Report, Seed, Threads, plainly
 from redrift.cli.sampling import open_model
 from redrift.solvers import plan_for
@@ -21,7 +22,8 @@ from redrift.solvers import plan_for
 @plainly
 def calibrate(
     model: Model,
-    steps: Annotated[int, typer.Option(help="Evaluations of the plan.")] = 8,
+    evaluations: Evaluations = 8,
+    steps: NoSteps = None,
     solver: Annotated[
         str | None, typer.Option(help="Solver to start from; rd.best_plan's choice if absent.")
     ] = None,
@@ -48,7 +50,7 @@ def calibrate(
 ) -> None:
     """Fit a plan's time grid to a model, and judge it on trajectories that took no part.
 
-    Example: redrift calibrate digits --steps 6 --out plan.json && redrift sample digits --plan
+    Example: redrift calibrate digits --evaluations 6 --out plan.json && redrift sample digits --plan
     plan.json --out grid.png
     """
     if plot is not None:
@@ -56,7 +58,7 @@ def calibrate(
     report = Report(json, seed, threads, device, (out, plot))
     net = open_model(model)
     net.to(report.device)
-    plan = plan_for(net.process, steps, solver=solver, order=order)
+    plan = plan_for(net.process, evaluations, solver=solver, order=order)
     classes, cond = net.card.get("classes"), {}
     if classes:
         labels = (

@@ -15,6 +15,7 @@ from torch import Tensor
 from redrift import collage as collages
 from redrift._core.errors import choose, whole
 from redrift._core.files import write_atomically
+from redrift.cli.budget import NoSteps
 from redrift.cli.pictures import save_picture, stack, to_image
 from redrift.cli.report import Device, Json, Model, Report, Seed, Threads, plainly
 from redrift.cli.sampling import open_model
@@ -37,9 +38,10 @@ def collage(
     overlap: Annotated[
         int | None, typer.Option(help="Pixels that neighbours share; half a piece if absent.")
     ] = None,
-    steps: Annotated[
+    evaluations: Annotated[
         int, typer.Option(help="Budget of evaluations, correctors not counted.")
     ] = 30,
+    steps: NoSteps = None,
     solver: Annotated[
         str | None,
         typer.Option(help=f"One of {', '.join(SOLVERS)}; rd.best_plan's choice if absent."),
@@ -80,7 +82,7 @@ def collage(
     report = Report(json, seed, threads, device, (out, save))
     made = open_model(model)
     made.to(report.device)
-    plan = plan_for(made.process, steps, solver=solver, order=order)
+    plan = plan_for(made.process, evaluations, solver=solver, order=order)
     if correctors:
         plan = langevin_corrected(plan, correctors)
     graph = lay(layout, made, count, overlap, counting)

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from redrift._core.errors import choose, whole
 from redrift._core.files import write_atomically
+from redrift.cli.budget import NoSteps
 from redrift.cli.functions import find_function
 from redrift.cli.pictures import grid, save_picture, stack
 from redrift.cli.report import Device, Json, Model, Report, Seed, Threads, plainly
@@ -69,7 +70,11 @@ def guide(
             "proposals (treeg), perturbed predictions (treeg-sd), or whole runs (best-of-n)."
         ),
     ] = 16,
-    steps: Annotated[int, typer.Option(help="Steps of the stochastic plan.")] = 50,
+    evaluations: Annotated[
+        int,
+        typer.Option(help="Evaluations of the stochastic plan, those of guidance not counted."),
+    ] = 50,
+    steps: NoSteps = None,
     inverse_temperature: Annotated[
         float | None,
         typer.Option(
@@ -102,7 +107,7 @@ def guide(
 ) -> None:
     """Sample under a rule that needs no gradient, beside the same seeds without it.
 
-    Example: redrift guide digits --rule symmetry --candidates 16 --steps 50 --n 16 --out grid.png
+    Example: redrift guide digits --rule symmetry --candidates 16 --evaluations 50 --n 16 --out grid.png
     """
     report = Report(json, seed, threads, device, (out, save))
     choose("method", method, METHODS)
@@ -110,7 +115,7 @@ def guide(
     loss = find_rule(rule, target)
     made = open_model(model)
     made.to(report.device)
-    plan = noisy_plan(made.process, steps, solver)
+    plan = noisy_plan(made.process, evaluations, solver)
     if not plan.stochastic:
         raise ValueError(
             f"guidance chooses among draws of a step's noise, and {plan.name!r} has none: leave --solver "

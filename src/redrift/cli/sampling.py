@@ -71,7 +71,7 @@ class _Counter(Wrapper):
 def _plan(
     process: Process,
     file: Path | None,
-    steps: int,
+    evaluations: int,
     solver: str | None,
     order: int | None,
     spacing: str | None,
@@ -84,14 +84,14 @@ def _plan(
         return Plan.load(str(file))
     if tol is not None:
         return res(process, timegrid(process, 12, spacing), order=3)
-    return plan_for(process, steps, solver=solver, order=order, spacing=spacing)
+    return plan_for(process, evaluations, solver=solver, order=order, spacing=spacing)
 
 
 def run(
     report: Report,
     name: str,
     *,
-    steps: int,
+    evaluations: int,
     solver: str | None,
     order: int | None,
     spacing: str | None,
@@ -114,7 +114,7 @@ def run(
         if label is None:
             raise ValueError("guidance sharpens a class: give --label too.")
         model = Guided(model, guidance, null={"label": model.card["classes"]})
-    plan = _plan(model.process, plan_file, steps, solver, order, spacing, tol)
+    plan = _plan(model.process, plan_file, evaluations, solver, order, spacing, tol)
     if tol is None:
         report.print(str(plan))
     shape = (n, *model.card["shape"])
